@@ -1,0 +1,52 @@
+"""Every error that proguard-edge raises on purpose.
+
+ProGuardEdgeError
+ ├─ ArtifactError      the artifact is missing, altered, of another version, or cannot do what was asked
+ ├─ PolicyError        a policy file or a category id is not valid
+ ├─ InputError         the content cannot be moderated as given
+ │   ├─ ImageError     an image that cannot be decoded, or of a format that is not accepted
+ │   ├─ TextError      text that cannot be encoded
+ │   └─ LimitError     larger than a limit: bytes, pixels, frames, tokens
+ ├─ EngineError        the engine could not be loaded, or failed while it ran
+ └─ AnswerError        the model's answer is not one of the allowed answers
+
+None of them ever stands for "safe": whoever catches one knows that nothing was decided.
+"""
+
+from __future__ import annotations
+
+
+class ProGuardEdgeError(Exception):
+    """Base class. `str(error)` is one line for a person and names the fix where there is one."""
+
+
+class ArtifactError(ProGuardEdgeError):
+    """The artifact folder cannot be used: missing, altered, of another format version, or unable."""
+
+
+class PolicyError(ProGuardEdgeError):
+    """A policy is malformed, or something refers to a category that it does not hold."""
+
+
+class InputError(ProGuardEdgeError):
+    """The content given by the caller cannot be moderated as it is."""
+
+
+class ImageError(InputError):
+    """The image is not of an accepted format, or is truncated or damaged."""
+
+
+class TextError(InputError):
+    """The text cannot be encoded, for example a lone surrogate, or all of it is empty."""
+
+
+class LimitError(InputError):
+    """The content is larger than a configured limit. Limits are errors: nothing is cut in silence."""
+
+
+class EngineError(ProGuardEdgeError):
+    """The engine could not be loaded, or failed while running. No verdict was reached."""
+
+
+class AnswerError(ProGuardEdgeError):
+    """The model's answer does not follow the answer format. It is never read as "safe"."""
