@@ -1,0 +1,16 @@
+"""The artifact: a folder that holds everything a verdict needs, with a digest of every byte."""
+
+from __future__ import annotations
+
+from proguard_edge.artifact.format import FORMAT, Artifact, Calibration, write_artifact
+from proguard_edge.artifact.verify import check_digests, check_sizes, verify_once
+
+__all__ = [
+    "FORMAT",
+    "Artifact",
+    "Calibration",
+    "check_digests",
+    "check_sizes",
+    "verify_once",
+    "write_artifact",
+]

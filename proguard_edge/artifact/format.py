@@ -1,0 +1,179 @@
+"""`proguard-edge/1`: `artifact.json` and the files beside it.
+
+`artifact.json` names every file with its size and sha256; the sha256 of `artifact.json` itself is
+the artifact's digest, so it stands for all bytes of the folder. Paths are relative and stay inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from proguard_edge.errors import ArtifactError
+
+FORMAT = "proguard-edge/1"
+MANIFEST = "artifact.json"
+MAX_MANIFEST_BYTES = 4 << 20
+MODALITIES = ("text", "text-image", "image")
+MODES = ("verdict", "reason")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns a label's logit difference d (unsafe − safe) into P(unsafe) = σ((d − bias) / temperature).
+
+    With bias 0 the label is the one that greedy decoding would choose.
+    """
+
+    bias: float = 0.0
+    temperature: float = 1.0
+
+    def score(self, difference: float) -> float:
+        """Probability, 0 to 1. Raises ArtifactError when the model gave no finite number."""
+        z = (difference - self.bias) / self.temperature
+        if not math.isfinite(z):
+            raise ArtifactError("the model's label scores are not finite numbers")
+        return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and sha256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A read manifest. Nothing but the manifest has been checked yet.
+
+    response_line: whether the model writes a Response line only where a response is given, or for
+    every conversation ("always", as released ProGuard weights do). free_names: whether it may name
+    a risk that the policy lacks. policy_is_fixed: whether it knows no policy but its own.
+    """
+
+    folder: Path
+    digest: str
+    engine: str
+    precision: str
+    modalities: tuple[str, ...]
+    modes: tuple[str, ...]
+    languages: tuple[str, ...]
+    files: dict[str, FileEntry]
+    model: dict[str, Any]
+    calibration: dict[str, Calibration]
+    limits: dict[str, int]
+    free_names: bool
+    policy_is_fixed: bool
+    response_line: str
+    name: str
+    manifest: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Artifact:
+        """Read `artifact.json`. Raises ArtifactError: missing, malformed, or of another version."""
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ArtifactError(
+                f"{folder}: not an artifact (no {MANIFEST}); `proguard-edge export` makes one "
+                "from a checkpoint folder"
+            )
+        raw = path.read_bytes()
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise ArtifactError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes")
+        try:
+            manifest = json.loads(raw)
+            if manifest.get("format") != FORMAT:
+                raise ArtifactError(f"{path}: format {manifest.get('format')!r}, not {FORMAT}")
+            return cls._from_manifest(folder, hashlib.sha256(raw).hexdigest(), manifest)
+        except ArtifactError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"{path}: malformed: {type(error).__name__}: {error}") from None
+
+    @classmethod
+    def _from_manifest(cls, folder: Path, digest: str, manifest: dict[str, Any]) -> Artifact:
+        files = {}
+        for name, entry in manifest["files"].items():
+            files[_inside(name)] = FileEntry(int(entry["size"]), str(entry["sha256"]))
+        for required in ("tokenizer.json", "policy.yaml", "template.jinja"):
+            if required not in files:
+                raise ArtifactError(f"{folder}: the manifest does not list {required}")
+        calibration = {
+            part: Calibration(float(c["bias"]), float(c["temperature"]))
+            for part, c in manifest.get("calibration", {}).items()
+        }
+        if any(not c.temperature > 0 or not math.isfinite(c.bias) for c in calibration.values()):
+            raise ArtifactError(f"{folder}: calibration with a temperature that is not positive")
+        return cls(
+            folder=folder,
+            digest=digest,
+            engine=str(manifest["engine"]),
+            precision=str(manifest["precision"]),
+            modalities=_known(manifest["modalities"], MODALITIES),
+            modes=_known(manifest["modes"], MODES),
+            languages=tuple(map(str, manifest.get("languages", ()))),
+            files=files,
+            model=dict(manifest["model"]),
+            calibration=calibration,
+            limits={k: int(v) for k, v in manifest.get("limits", {}).items()},
+            free_names=bool(manifest.get("free_names", True)),
+            policy_is_fixed=bool(manifest.get("policy_is_fixed", False)),
+            response_line=_known([manifest.get("response_line", "given")], ("given", "always"))[0],
+            name=str(manifest["name"]),
+            manifest=manifest,
+        )
+
+    def path(self, name: str) -> Path:
+        """Where a listed file lies. Raises ArtifactError for one that the manifest lacks."""
+        if name not in self.files:
+            raise ArtifactError(f"{self.folder}: the artifact has no {name}")
+        return self.folder / name
+
+    def calibration_of(self, part: str) -> Calibration:
+        """`part`: "request" or "response"; the identity where the artifact is not calibrated."""
+        return self.calibration.get(part, Calibration())
+
+
+def write_artifact(folder: Path, description: dict[str, Any]) -> Artifact:
+    """List every file of `folder` with size and digest, and write `artifact.json`.
+
+    `description` holds the manifest's other fields. The result is read back and returned.
+    """
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST and not name.startswith("__"):
+            files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+    manifest = {"format": FORMAT, **description, "files": files}
+    text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    temporary = folder / (MANIFEST + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+    return Artifact.open(folder)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not name:
+        raise ArtifactError(f"the manifest lists a file outside the artifact: {name!r}")
+    return name
+
+
+def _known(values: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    values = tuple(values)
+    if not values or not set(values) <= set(allowed):
+        raise ArtifactError(f"the manifest says {values!r}, known are {allowed}")
+    return values

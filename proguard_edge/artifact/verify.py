@@ -1,0 +1,61 @@
+"""Is the artifact what its manifest says? Sizes at once; digests on demand and on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from proguard_edge.artifact.format import MANIFEST, Artifact, file_digest
+from proguard_edge.cache import Cache
+from proguard_edge.errors import ArtifactError
+
+
+def check_sizes(artifact: Artifact) -> None:
+    """Raises ArtifactError naming the first file that is missing or of another size."""
+    for name, entry in artifact.files.items():
+        path = artifact.folder / name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: {error.strerror or error}; copy the artifact again"
+            ) from None
+        if size != entry.size:
+            raise ArtifactError(
+                f"{path}: {size} bytes, the manifest says {entry.size}; copy the artifact again"
+            )
+
+
+def check_digests(artifact: Artifact, digest: str | None = None) -> None:
+    """Read every byte. Raises ArtifactError naming the first file that was altered.
+
+    `digest`: the sha256 that `artifact.json` itself must have, where the caller knows it.
+    """
+    if digest is not None and artifact.digest != digest.lower():
+        raise ArtifactError(
+            f"{artifact.folder / MANIFEST}: digest {artifact.digest}, expected {digest}"
+        )
+    check_sizes(artifact)
+    for name, entry in artifact.files.items():
+        path = artifact.folder / name
+        if file_digest(path) != entry.sha256:
+            raise ArtifactError(f"{path}: altered: its sha256 is not the manifest's")
+
+
+def verify_once(artifact: Artifact, cache: Cache) -> None:
+    """Sizes always; digests unless these very files (size, mtime, inode) passed before.
+
+    Who can write both the artifact and the user's cache folder can defeat the memory, not
+    `check_digests`. Raises ArtifactError as `check_digests` does.
+    """
+    check_sizes(artifact)
+    state = [artifact.digest, str(artifact.folder.resolve())]
+    for name in artifact.files:
+        stat = (artifact.folder / name).stat()
+        state.append(f"{name}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}")
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    marker = Path("verified") / key
+    if not cache.has(marker):
+        check_digests(artifact)
+        cache.write(marker, artifact.digest.encode())

@@ -1,0 +1,72 @@
+"""The user's cache folder: prefix keys and values, and which artifacts were verified.
+
+`$PROGUARD_EDGE_CACHE`, else `$XDG_CACHE_HOME/proguard-edge`, else `~/.cache/proguard-edge`. What
+lies in it can change verdicts, so it is used only while it belongs to this user and nobody else
+may write to it. A cache that cannot be used costs time, never a verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+class Cache:
+    """A folder of small files, written whole or not at all. `folder=None` caches nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder if folder is not None and _private(folder) else None
+
+    @classmethod
+    def default(cls) -> Cache:
+        """The folder named by the environment; an empty `$PROGUARD_EDGE_CACHE` turns it off."""
+        named = os.environ.get("PROGUARD_EDGE_CACHE")
+        if named is not None:
+            return cls(Path(named) if named else None)
+        base = os.environ.get("XDG_CACHE_HOME")
+        try:
+            return cls((Path(base) if base else Path.home() / ".cache") / "proguard-edge")
+        except RuntimeError:
+            return cls(None)
+
+    def path(self, name: Path | str) -> Path | None:
+        """Where a cached file lies, or None when it is not there."""
+        if self.folder is None:
+            return None
+        path = self.folder / name
+        return path if path.is_file() else None
+
+    def has(self, name: Path | str) -> bool:
+        """Whether a file of that name was cached."""
+        return self.path(name) is not None
+
+    def write(self, name: Path | str, *parts: bytes | memoryview) -> bool:
+        """Store the bytes; False when the folder cannot be written (full, read-only)."""
+        if self.folder is None:
+            return False
+        path = self.folder / name
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with temporary.open("xb") as file:
+                for part in parts:
+                    file.write(part)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            return False
+        return True
+
+
+def _private(folder: Path) -> bool:
+    """Make the folder if need be; whether it is ours alone to write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        info = folder.stat()
+    except OSError:
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

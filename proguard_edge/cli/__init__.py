@@ -1,0 +1,47 @@
+"""The command line. The top level maps names to modules and imports one of them late."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+# name → (module:attribute, one line for --help); importing every command to ask for its help would
+# load libraries that most calls do not need.
+COMMANDS = {
+    "moderate": ("proguard_edge.cli.moderate:moderate", "Judge one text, image or conversation."),
+    "moderate-batch": ("proguard_edge.cli.batch:moderate_batch", "Judge the rows of a JSONL file."),
+    "policy": ("proguard_edge.cli.policy:policy", "Show, check, import and cut policy files."),
+    "artifact": (
+        "proguard_edge.cli.artifact:artifact",
+        "Look at an artifact, or verify its bytes.",
+    ),
+    "export": ("proguard_edge.cli.export:export", "Turn a checkpoint folder into an artifact."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="proguard-edge", prog_name="proguard-edge")
+def main() -> None:
+    """Local text and image moderation with ProGuard guard models.
+
+    Exit codes: 0 all safe, 1 something unsafe, 2 usage, 3 error. An error is never "safe".
+    """

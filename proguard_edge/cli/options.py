@@ -1,0 +1,63 @@
+"""Options and loading that the moderating commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from proguard_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from proguard_edge.guard import Guard
+    from proguard_edge.policy import Policy
+
+FILE = click.Path(path_type=Path)
+
+
+def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--artifact, --policy, --mode, --engine, --threads, --verify."""
+    options = (
+        click.option("--artifact", type=FILE, help="Artifact folder; default: the starter."),
+        click.option("--policy", "policy_file", type=FILE, help="Policy file to judge by."),
+        click.option(
+            "--mode",
+            type=click.Choice(["verdict", "reason"]),
+            default="verdict",
+            show_default=True,
+            help="verdict: answer at once. reason: think first.",
+        ),
+        click.option(
+            "--engine", default="auto", show_default=True, help="auto, onnx, transformers."
+        ),
+        click.option("--threads", type=click.IntRange(0), default=0, help="0: all cores."),
+        click.option("--verify", is_flag=True, help="Check every byte of the artifact again."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def load_guard(
+    artifact: Path | None, policy_file: Path | None, engine: str, threads: int, verify: bool
+) -> tuple[Guard, Policy | None]:
+    """The guard and the policy that the options name. Raises ArtifactError, PolicyError …"""
+    from proguard_edge.guard import Guard
+    from proguard_edge.policy import Policy
+
+    policy = Policy.load(policy_file) if policy_file is not None else None
+    return Guard.load(artifact, engine, threads=threads, verify=verify), policy
+
+
+def read_text(path: Path | None) -> str:
+    """A UTF-8 text file, or stdin for None. Raises InputError."""
+    try:
+        if path is None:
+            return click.get_binary_stream("stdin").read().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path or 'stdin'}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,210 @@
+"""Constrained decoding: walk the answer grammar with as few forward passes as there are decisions.
+
+The first pass reads the content and everything up to the first label; forced tokens ride along
+with the pass of the next decision; once only one answer is left, nothing more is computed. The
+result is the one of greedy decoding under the same constraint (a test compares them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proguard_edge.answer import (
+    LABELS,
+    Answer,
+    AnswerGrammar,
+    FreeNames,
+    Label,
+    Node,
+    is_id_like,
+)
+from proguard_edge.artifact import Calibration
+from proguard_edge.engine.base import EngineSequence
+from proguard_edge.errors import AnswerError
+from proguard_edge.image import Patches
+
+THINK_OPEN = "<think>\n"
+THINK_CLOSE = ("</think>", "</thinking>")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An answer, the P(unsafe) of its labels by part, the category's probability, tokens spent."""
+
+    answer: Answer
+    scores: dict[str, float]
+    category_score: float
+    generated: int
+
+
+class AnswerDecoder:
+    """Decodes answers of one grammar. `names` gives the masks for free names when one is needed."""
+
+    def __init__(
+        self,
+        grammar: AnswerGrammar,
+        names: Callable[[], FreeNames],
+        calibration: Mapping[str, Calibration],
+    ) -> None:
+        self._grammar, self._names, self._calibration = grammar, names, calibration
+
+    def decode(
+        self, sequence: EngineSequence, ids: Sequence[int], images: Sequence[Patches] = ()
+    ) -> Decoded:
+        """Append `ids` (with `images` for their image tokens) and decode the answer behind them.
+
+        Raises AnswerError when the scores allow no answer; the engine's errors pass through.
+        """
+        return _Walk(self, sequence, list(ids), images).run()
+
+
+class _Walk:
+    """One descent through the trie."""
+
+    def __init__(
+        self,
+        decoder: AnswerDecoder,
+        sequence: EngineSequence,
+        pending: list[int],
+        images: Sequence[Patches],
+    ) -> None:
+        self._decoder, self._sequence = decoder, sequence
+        self._pending, self._images = pending, images
+        self._node: Node = decoder._grammar.root
+        self._scores: dict[str, float] = {}
+        self._labels: dict[str, Label] = {}
+        self._log_category = 0.0
+        self._generated = 0
+        self._first = True
+
+    def run(self) -> Decoded:
+        while not self._node.free_name and len(self._node.answers) > 1:
+            if len(self._node.children) == 1:
+                self._take(next(iter(self._node.children)))
+            elif self._node.decides == "category":
+                self._choose_branch()
+            else:
+                self._choose_label()
+        if self._node.free_name:
+            return self._result(self._spell_category())
+        return self._result(self._node.answers[0].category)
+
+    def _result(self, category: str | None) -> Decoded:
+        first = self._node.answers[0] if self._node.answers else None
+        request = self._labels.get("request") or (first.request if first else "unsafe")
+        answer = Answer(request, self._labels.get("response"), category)
+        return Decoded(answer, self._scores, math.exp(self._log_category), self._generated)
+
+    def _take(self, token: int) -> None:
+        self._pending.append(token)
+        self._generated += 1
+        self._node = self._node.children[token]
+
+    def _logits(self, candidates: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        ids = np.array(self._pending, np.int64)
+        phase = "prefill" if self._first else "decode"
+        logits = self._sequence.extend(ids, self._images, candidates, phase)
+        self._pending, self._images, self._first = [], (), False
+        if not np.isfinite(logits).all():
+            raise AnswerError("the model's scores are not finite numbers: no verdict")
+        return logits.astype(np.float64)
+
+    def _choose_label(self) -> None:
+        """Softmax between the two labels, calibrated; unsafe from 0.5 on."""
+        node = self._node
+        tokens = list(node.children)
+        logits = self._logits(np.array(tokens, np.int64))
+        part = str(node.decides)
+        of = {
+            label: [i for i, t in enumerate(tokens) if node.values.get(t) == label]
+            for label in LABELS
+        }
+        weight = {label: np.logaddexp.reduce(logits[places]) for label, places in of.items()}
+        calibration = self._decoder._calibration.get(part, Calibration())
+        self._scores[part] = calibration.score(float(weight["unsafe"] - weight["safe"]))
+        label: Label = "unsafe" if self._scores[part] >= 0.5 else "safe"
+        self._labels[part] = label
+        self._take(tokens[max(of[label], key=lambda i: float(logits[i]))])
+
+    def _choose_branch(self) -> None:
+        """The likelier of the ids that are still possible."""
+        tokens = np.array(list(self._node.children), np.int64)
+        logits = self._logits(tokens)
+        best = int(logits.argmax())
+        self._log_category += float(logits[best] - np.logaddexp.reduce(logits))
+        self._take(int(tokens[best]))
+
+    def _spell_category(self) -> str:
+        """An id of the policy or a free name, token by token over both possibilities at once."""
+        names = self._decoder._names()
+        node: Node | None = self._node
+        text, count = "", 0
+        while True:
+            mask = names.allowed(text, count) if not is_id_like(text) else names.nothing()
+            if node is not None:
+                mask[list(node.children)] = True
+            if not mask.any():
+                raise AnswerError(f"the model spelled no category: {text!r}")
+            tokens = np.flatnonzero(mask)
+            logits = self._logits(None)[tokens] if len(tokens) > 1 else np.zeros(1)
+            best = int(logits.argmax())
+            self._log_category += float(logits[best] - np.logaddexp.reduce(logits))
+            token = int(tokens[best])
+            if token == names.closing[0]:
+                return text.strip(" :")
+            self._pending.append(token)
+            self._generated += 1
+            text, count = text + names.pieces[token], count + 1
+            node = node.children.get(token) if node is not None else None
+            if node is not None and len(node.answers) == 1 and is_id_like(text):
+                return str(node.answers[0].category)
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """The model's thoughts, and what to append before the answer: tokens not yet read included."""
+
+    text: str
+    pending: list[int]
+    generated: int
+
+
+def reason(
+    sequence: EngineSequence,
+    ids: Sequence[int],
+    images: Sequence[Patches],
+    encode: Callable[[str], Sequence[int]],
+    pieces: Sequence[str],
+    limit: int,
+) -> Reasoning:
+    """Greedy thoughts of at most `limit` tokens behind `<think>`; closed for the model if need be.
+
+    Special tokens cannot be chosen, so nothing but text stands between the tags.
+    """
+    pending = [*ids, *encode(THINK_OPEN)]
+    blocked = np.array([piece == "" for piece in pieces])
+    text, generated, phase = "", 0, "prefill"
+    while generated < limit:
+        logits = sequence.extend(np.array(pending, np.int64), images, None, phase)
+        if not np.isfinite(logits).all():
+            raise AnswerError("the model's scores are not finite numbers: no verdict")
+        images, phase = (), "reason"
+        # The head may have more rows than the tokenizer has tokens.
+        logits = np.where(blocked, -np.inf, logits[: len(pieces)])
+        token = int(logits.argmax())
+        pending, generated = [token], generated + 1
+        text += pieces[token]
+        if any(tag in text for tag in THINK_CLOSE):
+            break
+    else:
+        pending += encode("\n" + THINK_CLOSE[0])
+        text += "\n" + THINK_CLOSE[0]
+    if not text.endswith("\n"):
+        pending += encode("\n")
+    thoughts = min(text.find(tag) for tag in THINK_CLOSE if tag in text)
+    return Reasoning(text[:thoughts].strip(), pending, generated)

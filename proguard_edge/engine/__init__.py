@@ -1,0 +1,8 @@
+"""Engines: token ids and pixel patches in, logits out. They know no policy and no label."""
+
+from __future__ import annotations
+
+from proguard_edge.engine.base import Engine, EngineSequence, Timings
+from proguard_edge.engine.load import ENGINES, load_engine
+
+__all__ = ["ENGINES", "Engine", "EngineSequence", "Timings", "load_engine"]

@@ -1,0 +1,85 @@
+"""The protocol of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proguard_edge.image import Patches
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+@dataclass
+class Timings:
+    """Milliseconds that a sequence spent in each phase."""
+
+    ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a phase."""
+        begin = perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[name] = self.ms.get(name, 0.0) + 1000 * (perf_counter() - begin)
+
+
+class EngineSequence(Protocol):
+    """One growing sequence of tokens, which starts with a prefix. Close it after use."""
+
+    timings: Timings
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, the prefix included."""
+
+    def extend(
+        self,
+        ids: Ids,
+        images: Sequence[Patches] = (),
+        candidates: Ids | None = None,
+        phase: str = "prefill",
+    ) -> Logits:
+        """Append `ids` int64 [S]; logits float32 of the token after the last one.
+
+        `images` fill the image tokens among `ids`, in order. With `candidates` [N] only their
+        logits are computed, [N]; without, those of the whole vocabulary. `phase` is the name
+        under which the time is counted. Raises EngineError; LimitError when the sequence grows
+        beyond the model's context.
+        """
+
+    def close(self) -> None:
+        """Give the buffers back."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    kind: str
+    context: int
+    image_token_id: int | None
+
+    def start(self, prefix: Ids) -> EngineSequence:
+        """A sequence that begins with `prefix` int64 [P], whose state is cached by its ids."""
+
+    def close(self) -> None:
+        """Free sessions and buffers."""

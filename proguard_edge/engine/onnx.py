@@ -1,0 +1,242 @@
+"""The runtime's engine: ONNX Runtime, one process, no torch.
+
+`decoder.onnx` takes `inputs_embeds` [1, S, H], `position_ids` [3, 1, S], `attention_mask` [1, T]
+and the keys and values of the past, and gives hidden states [1, S, H]; embeddings and output head
+are memory-mapped tables outside the graph, so a verdict reads a few rows of the head.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from proguard_edge.artifact import Artifact
+from proguard_edge.cache import Cache
+from proguard_edge.engine.base import Ids, Logits, Timings
+from proguard_edge.engine.kv import KVBuffer, KVShape, PrefixStore
+from proguard_edge.engine.positions import rope_positions
+from proguard_edge.engine.table import TokenTable
+from proguard_edge.engine.vision import VisionTower
+from proguard_edge.errors import ArtifactError, EngineError, LimitError
+from proguard_edge.image import Patches
+
+CAPACITY_STEP = 256
+
+
+class OnnxEngine:
+    """Sessions, tables and buffers of one artifact. Sequences of several threads take turns."""
+
+    kind = "onnx"
+
+    def __init__(self, artifact: Artifact, cache: Cache, threads: int = 0) -> None:
+        model = artifact.model
+        self.context = int(model["context"])
+        self.image_token_id: int | None = model.get("image_token_id")
+        self.merge_size = int(model.get("vision", {}).get("merge_size", 2))
+        self.shape = KVShape(model["layers"], model["kv_heads"], model["head_dim"])
+        self._threads = threads
+        self._artifact = artifact
+        self._decoder = self._session("decoder.onnx")
+        self.embeddings = TokenTable(artifact, "embeddings")
+        self.head = (
+            TokenTable(artifact, "head") if "head.npy" in artifact.files else self.embeddings
+        )
+        self._vision: VisionTower | None = None
+        identity = (artifact.digest, artifact.precision, ort.__version__)
+        self._prefixes = PrefixStore(cache, self.shape, identity)
+        self._free: list[KVBuffer] = []
+        self.lock = threading.RLock()
+
+    def _session(self, name: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        path = self._artifact.path(name)
+        try:
+            return ort.InferenceSession(str(path), options, providers=_providers())
+        except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
+            raise EngineError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from None
+
+    @property
+    def vision(self) -> VisionTower:
+        """The vision tower, loaded with the first image."""
+        if self._vision is None:
+            if "vision.onnx" not in self._artifact.files:
+                raise ArtifactError("this artifact has no vision tower")
+            session = self._session("vision.onnx")
+            settings = dict(self._artifact.model["vision"])
+
+            def run(feeds: dict[str, Any]) -> NDArray[np.float32]:
+                try:
+                    return session.run(["features"], feeds)[0]  # type: ignore[no-any-return]
+                except Exception as error:  # noqa: BLE001
+                    raise EngineError(f"the vision tower failed: {_first_line(error)}") from None
+
+            self._vision = VisionTower(run, settings)
+        return self._vision
+
+    def start(self, prefix: Ids) -> OnnxSequence:
+        """See `Engine.start`. The prefix is computed at most once per artifact and machine."""
+        key = self._prefixes.key(prefix)
+        sequence = OnnxSequence(self, self._take(key, len(prefix)))
+        with self.lock, sequence.timings.phase("prefix"):
+            if sequence.buffer.prefix != key:
+                state = self._prefixes.get(key, len(prefix))
+                if state is None:
+                    sequence.compute(prefix)
+                    state = sequence.buffer.data[:, :, :, :, : len(prefix)]
+                    self._prefixes.put(key, state)
+                    sequence.buffer.prefix = key
+                else:
+                    sequence.buffer.put(state, key)
+        sequence.begin(len(prefix))
+        return sequence
+
+    def _take(self, key: str, prefix: int) -> KVBuffer:
+        with self.lock:
+            for i, buffer in enumerate(self._free):
+                if buffer.prefix == key:
+                    return self._free.pop(i)
+            if self._free and self._free[0].capacity >= prefix + CAPACITY_STEP:
+                return self._free.pop(0)
+        return KVBuffer(self.shape, _rounded(prefix + CAPACITY_STEP))
+
+    def give_back(self, buffer: KVBuffer) -> None:
+        """Buffers of closed sequences wait for the next one, two at most."""
+        with self.lock:
+            self._free.append(buffer)
+            del self._free[:-2]
+
+    def decode(
+        self, buffer: KVBuffer, past: int, embeddings: NDArray[np.float32], positions: Ids
+    ) -> NDArray[np.float32]:
+        """Run the decoder on `embeddings` [S, H] after `past` tokens; hidden states [S, H].
+
+        Writes keys and values of the S tokens into `buffer`.
+        """
+        count = len(embeddings)
+        binding = self._decoder.io_binding()
+        binding.bind_cpu_input("inputs_embeds", np.ascontiguousarray(embeddings[None]))
+        binding.bind_cpu_input("position_ids", np.ascontiguousarray(positions[:, None]))
+        binding.bind_cpu_input("attention_mask", np.ones((1, past + count), np.int64))
+        shape = buffer.data.shape[2:]
+        for layer in range(self.shape.layers):
+            for j, kind in enumerate(("key", "value")):
+                at = buffer.data[layer, j].ctypes.data
+                # By name: the graph lists all keys before all values.
+                for bind, name in (
+                    (binding.bind_input, f"past_key_values.{layer}.{kind}"),
+                    (binding.bind_output, f"present.{layer}.{kind}"),
+                ):
+                    bind(name, "cpu", 0, np.float32, shape, at)
+        binding.bind_output("hidden_states")
+        try:
+            self._decoder.run_with_iobinding(binding)
+        except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
+            buffer.prefix = None
+            raise EngineError(f"the decoder failed: {_first_line(error)}") from None
+        hidden: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]
+        return hidden
+
+    def close(self) -> None:
+        """Drop buffers and sessions."""
+        with self.lock:
+            self._free.clear()
+            self._vision = None
+            self._decoder = None
+
+
+class OnnxSequence:
+    """See `EngineSequence`."""
+
+    def __init__(self, engine: OnnxEngine, buffer: KVBuffer) -> None:
+        self._engine, self.buffer = engine, buffer
+        self.timings = Timings()
+        self._length = self._position = 0
+        self._closed = False
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def begin(self, prefix: int) -> None:
+        """Stand behind a prefix of text that the buffer already holds."""
+        self._length = self._position = prefix
+
+    def extend(
+        self,
+        ids: Ids,
+        images: Sequence[Patches] = (),
+        candidates: Ids | None = None,
+        phase: str = "prefill",
+    ) -> Logits:
+        """See `EngineSequence.extend`."""
+        with self._engine.lock:
+            features = []
+            if images:
+                with self.timings.phase("vision"):
+                    features = [self._engine.vision.features(image) for image in images]
+            with self.timings.phase(phase):
+                hidden = self.compute(ids, images, features)
+                return self._engine.head.logits(hidden[-1], candidates)
+
+    def compute(
+        self,
+        ids: Ids,
+        images: Sequence[Patches] = (),
+        features: Sequence[NDArray[np.float32]] = (),
+    ) -> NDArray[np.float32]:
+        """Append `ids`; hidden states float32 [S, H] of all of them."""
+        engine = self._engine
+        total = self._length + len(ids)
+        if self._closed or not len(ids):
+            raise EngineError("nothing to compute: no tokens, or a closed sequence")
+        if total > engine.context:
+            raise LimitError(f"{total} tokens, the model reads {engine.context} at most")
+        if total > self.buffer.capacity:
+            self.buffer.grow(engine.shape, _rounded(total), self._length)
+        embeddings = engine.embeddings.rows(ids)
+        grids = [image.grid for image in images]
+        image_id = -1 if engine.image_token_id is None else engine.image_token_id
+        positions, following = rope_positions(
+            ids, image_id, grids, engine.merge_size, self._position
+        )
+        if features:
+            embeddings[ids == image_id] = np.concatenate(features)
+        hidden = engine.decode(self.buffer, self._length, embeddings, positions)
+        self._length, self._position = total, following
+        return hidden
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._engine.give_back(self.buffer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
+
+
+def _providers() -> list[str]:
+    return ["CPUExecutionProvider"]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,78 @@
+"""Token tables: rows of an embedding matrix, and logits against a few rows or all of them.
+
+Stored as `NAME.npy` [V, H] in float32 or float16, or as int8 with `NAME.scales.npy` float16
+[V, H / block]: value = int8 × scale of its block. Memory-mapped: rows nobody asks for stay on disk.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proguard_edge.artifact import Artifact
+from proguard_edge.errors import ArtifactError
+
+CHUNK_ROWS = 8192
+
+
+class TokenTable:
+    """A [V, H] matrix on disk. Raises ArtifactError when the files are not such a table."""
+
+    def __init__(self, artifact: Artifact, name: str) -> None:
+        self._values = _load(artifact, f"{name}.npy")
+        scales = f"{name}.scales.npy"
+        self._scales = _load(artifact, scales) if scales in artifact.files else None
+        if (self._values.dtype == np.int8) != (self._scales is not None):
+            raise ArtifactError(f"{artifact.folder}: {name}.npy and its scales do not fit")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(V, H)."""
+        rows, width = self._values.shape
+        return int(rows), int(width)
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [N, H] for `ids` [N]."""
+        return self._dequantize(
+            self._values[ids], None if self._scales is None else self._scales[ids]
+        )
+
+    def logits(
+        self, hidden: NDArray[np.float32], ids: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Products of `hidden` [H] with the rows `ids` [N] → [N], or with all rows → [V]."""
+        if ids is not None:
+            return self.rows(ids) @ hidden
+        return self._whole @ hidden
+
+    @cached_property
+    def _whole(self) -> NDArray[np.float32]:
+        """The table in float32, made on the first whole-vocabulary step and then kept."""
+        out = np.empty(self.shape, np.float32)
+        for start in range(0, len(out), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            scales = None if self._scales is None else self._scales[part]
+            out[part] = self._dequantize(self._values[part], scales)
+        return out
+
+    def _dequantize(
+        self, values: NDArray[np.generic], scales: NDArray[np.float16] | None
+    ) -> NDArray[np.float32]:
+        out = values.astype(np.float32)
+        if scales is not None:
+            blocks = out.reshape(len(out), scales.shape[1], -1)
+            blocks *= scales[:, :, None].astype(np.float32)
+        return out
+
+
+def _load(artifact: Artifact, name: str) -> NDArray[np.generic]:
+    path = artifact.path(name)
+    try:
+        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: not a table of numbers: {error}") from None
+    if array.ndim != 2:
+        raise ArtifactError(f"{path}: {array.ndim} dimensions, not 2")
+    return array

@@ -1,0 +1,131 @@
+"""The reference engine: the checkpoint in transformers, in fp32 on the CPU (extra `hf`)."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from proguard_edge.artifact import Artifact
+from proguard_edge.engine.base import Ids, Logits, Timings
+from proguard_edge.engine.positions import rope_positions
+from proguard_edge.errors import EngineError, LimitError
+from proguard_edge.image import Patches
+
+
+class TransformersEngine:
+    """`Qwen2_5_VLForConditionalGeneration` from the artifact's `hf/` folder."""
+
+    kind = "transformers"
+
+    def __init__(self, artifact: Artifact, threads: int = 0) -> None:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+        try:
+            import torch
+            from transformers import Qwen2_5_VLForConditionalGeneration
+        except ImportError as error:
+            raise EngineError(
+                f"the transformers engine needs {error.name}: pip install 'proguard-edge[hf]'"
+            ) from None
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            self.model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                artifact.folder / "hf", dtype=torch.float32, local_files_only=True
+            ).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise EngineError(f"{artifact.folder / 'hf'}: cannot be loaded: {error}") from None
+        self.torch = torch
+        config = self.model.config
+        self.context = int(config.text_config.max_position_embeddings)
+        self.image_token_id: int | None = config.image_token_id
+        self.merge_size = int(config.vision_config.spatial_merge_size)
+        self._prefixes: dict[bytes, Any] = {}
+
+    def start(self, prefix: Ids) -> TransformersSequence:
+        """See `Engine.start`."""
+        key = prefix.tobytes()
+        sequence = TransformersSequence(self)
+        with sequence.timings.phase("prefix"):
+            if key not in self._prefixes:
+                sequence.extend(prefix, phase="prefix_prefill")
+                self._prefixes[key] = sequence.cache
+            sequence.begin(copy.deepcopy(self._prefixes[key]), len(prefix))
+        return sequence
+
+    def close(self) -> None:
+        """Drop the model."""
+        self.model = None
+        self._prefixes.clear()
+
+
+class TransformersSequence:
+    """See `EngineSequence`."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        self._engine = engine
+        self.timings = Timings()
+        self.cache: Any = None
+        self._length = self._position = 0
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def begin(self, cache: Any, prefix: int) -> None:
+        """Continue after a prefix whose state `cache` holds."""
+        self.cache = cache
+        self._length = self._position = prefix
+
+    def extend(
+        self,
+        ids: Ids,
+        images: Sequence[Patches] = (),
+        candidates: Ids | None = None,
+        phase: str = "prefill",
+    ) -> Logits:
+        """See `EngineSequence.extend`."""
+        engine, torch = self._engine, self._engine.torch
+        if self._length + len(ids) > engine.context:
+            raise LimitError(f"{self._length + len(ids)} tokens, the model reads {engine.context}")
+        grids = [image.grid for image in images]
+        image_id = -1 if engine.image_token_id is None else engine.image_token_id
+        positions, following = rope_positions(
+            ids, image_id, grids, engine.merge_size, self._position
+        )
+        feeds: dict[str, Any] = {}
+        if images:
+            feeds["pixel_values"] = torch.from_numpy(np.concatenate([i.pixels for i in images]))
+            feeds["image_grid_thw"] = torch.tensor(grids)
+        total = self._length + len(ids)
+        with self.timings.phase(phase), torch.inference_mode():
+            out = engine.model(
+                input_ids=torch.from_numpy(ids)[None],
+                position_ids=torch.from_numpy(positions)[:, None],
+                attention_mask=torch.ones((1, total), dtype=torch.long),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **feeds,
+            )
+        self.cache, self._length, self._position = out.past_key_values, total, following
+        logits: Logits = out.logits[0, -1].float().numpy()
+        return logits if candidates is None else logits[candidates]
+
+    def close(self) -> None:
+        self.cache = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

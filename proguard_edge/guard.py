@@ -1,0 +1,172 @@
+"""Guard: request → pieces → prompt → engine → answer → verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from proguard_edge.answer import FreeNames
+from proguard_edge.artifact import Artifact, check_digests, verify_once
+from proguard_edge.cache import Cache
+from proguard_edge.engine import Engine, load_engine
+from proguard_edge.errors import ArtifactError, ProGuardEdgeError
+from proguard_edge.image import ImageProcessor
+from proguard_edge.judge import Judge, Usage, verdict_of
+from proguard_edge.pieces import split_request
+from proguard_edge.policy import Policy
+from proguard_edge.prompt import Mode, PromptEncoder, Template
+from proguard_edge.request import Request
+from proguard_edge.verdict import Verdict
+
+if TYPE_CHECKING:
+    from proguard_edge.request import ImageSource
+
+STARTER = Path(__file__).parent / "starter" / "artifact"
+
+
+class Guard:
+    """A loaded artifact that gives verdicts. Threads may share one; they take turns."""
+
+    def __init__(self, artifact: Artifact, engine: Engine) -> None:
+        self.artifact, self.engine = artifact, engine
+        template = Template.load(artifact.path("template.jinja"))
+        self.policy = Policy.load(artifact.path("policy.yaml"))
+        self._encoder = PromptEncoder(artifact.path("tokenizer.json"), template, self.policy)
+        self._judges: dict[str, Judge] = {}
+
+    @classmethod
+    def load(
+        cls,
+        artifact: Path | str | None = None,
+        engine: str = "auto",
+        *,
+        threads: int = 0,
+        verify: bool = False,
+        cache: Cache | None = None,
+    ) -> Guard:
+        """Open an artifact folder; None is the starter that ships with the package.
+
+        `verify` reads every byte again; otherwise digests are checked on the first use of these
+        files. `threads`: 0 = all cores. Raises ArtifactError, EngineError.
+        """
+        found = Artifact.open(artifact if artifact is not None else STARTER)
+        cache = cache or Cache.default()
+        if verify:
+            check_digests(found)
+        else:
+            verify_once(found, cache)
+        return cls(found, load_engine(found, cache, engine, threads))
+
+    def moderate(
+        self,
+        user: str | None = None,
+        image: ImageSource | Iterable[ImageSource] | None = None,
+        response: str | None = None,
+        *,
+        policy: Policy | None = None,
+        mode: Mode = "verdict",
+    ) -> Verdict:
+        """The verdict on a user turn (text, image or both) and the agent's response, if any.
+
+        Raises InputError for content that cannot be judged, ArtifactError for what this artifact
+        cannot do, EngineError and AnswerError when no verdict was reached.
+        """
+        return self.judge(Request(user, response, _listed(image)), policy=policy, mode=mode)
+
+    def moderate_many(
+        self,
+        requests: Iterable[Request],
+        *,
+        policy: Policy | None = None,
+        mode: Mode = "verdict",
+    ) -> Iterator[Verdict | ProGuardEdgeError]:
+        """A verdict for each request in order, or the error in its place: one bad row stops none."""
+        for request in requests:
+            try:
+                yield self.judge(request, policy=policy, mode=mode)
+            except ProGuardEdgeError as error:
+                yield error
+
+    def judge(
+        self, request: Request, *, policy: Policy | None = None, mode: Mode = "verdict"
+    ) -> Verdict:
+        """`moderate` for a Request."""
+        begin = perf_counter()
+        self._check(request, mode)
+        judge = self._judge(policy or self.policy)
+        limits = self.artifact.limits
+        pieces = split_request(
+            request,
+            judge.encoder,
+            self._processor if request.images else None,
+            limits.get("window_tokens", 512),
+            limits.get("overlap_tokens", 64),
+        )
+        usage = Usage({"preprocess": 1000 * (perf_counter() - begin)}, {})
+        findings = [judge.find(piece, mode, usage) for piece in pieces]
+        usage.ms["total"] = 1000 * (perf_counter() - begin)
+        return verdict_of(request, findings, judge.encoder.policy, mode, self.artifact, usage)
+
+    def _check(self, request: Request, mode: Mode) -> None:
+        if request.images and "image" not in self.artifact.modalities:
+            raise ArtifactError(
+                f"{self.artifact.name} reads text only, the image was not judged; "
+                "`proguard-edge export` makes an artifact that sees from a ProGuard checkpoint"
+            )
+        if mode not in self.artifact.modes:
+            raise ArtifactError(
+                f"{self.artifact.name} has no mode {mode!r}, only {', '.join(self.artifact.modes)}"
+            )
+
+    def _judge(self, policy: Policy) -> Judge:
+        key = policy.digest()
+        if key not in self._judges:
+            if self.artifact.policy_is_fixed and key != self.policy.digest():
+                raise ArtifactError(
+                    f"{self.artifact.name} was trained on its own policy and knows no other; "
+                    "export a ProGuard checkpoint to use your policy"
+                )
+            encoder = self._encoder.with_policy(policy)
+            self._judges[key] = Judge(self.artifact, self.engine, encoder, lambda: self._names)
+        return self._judges[key]
+
+    @cached_property
+    def _processor(self) -> ImageProcessor:
+        import json
+
+        path = self.artifact.path("processor.json")
+        return ImageProcessor.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+    @cached_property
+    def _names(self) -> FreeNames:
+        """Masks for free category names; built when the first one is needed."""
+        return FreeNames(self._encoder.encode_static, self._encoder.pieces)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _listed(image: ImageSource | Iterable[ImageSource] | None) -> tuple[ImageSource, ...]:
+    from PIL import Image
+
+    if image is None:
+        return ()
+    if isinstance(image, str | Path | bytes | Image.Image):
+        return (image,)
+    return tuple(image)

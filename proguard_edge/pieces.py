@@ -1,0 +1,54 @@
+"""Requests that do not fit one look: cut into pieces, of which the worst decides.
+
+A long text becomes overlapping windows, a picture becomes its views, several pictures are looked
+at one by one. Every window and every view is in at least one piece; nothing is ever cut off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proguard_edge.image import ImageProcessor, Patches, load_image
+from proguard_edge.prompt import PromptEncoder
+from proguard_edge.request import Request
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one prompt holds."""
+
+    user: str | None
+    response: str | None
+    image: Patches | None
+
+
+def split_request(
+    request: Request,
+    encoder: PromptEncoder,
+    processor: ImageProcessor | None,
+    window: int,
+    overlap: int,
+) -> list[Piece]:
+    """Pieces of a request; a text has at most `window` tokens in each. Raises InputError.
+
+    The first window of one part stands beside every window of the other, so that a response is
+    read with the beginning of what it answers.
+    """
+    users: list[str | None] = [*_windows(request.user, encoder, window, overlap)] or [None]
+    responses: list[str | None] = [*_windows(request.response, encoder, window, overlap)] or [None]
+    if request.response is not None and responses == [None]:
+        responses = [""]
+    images: list[Patches | None] = []
+    for source in request.images:
+        images += [processor(view.image) for view in load_image(source)]
+    images = images or [None]
+    pieces = [Piece(users[0], responses[0], image) for image in images]
+    pieces += [Piece(user, responses[0], images[0]) for user in users[1:]]
+    pieces += [Piece(users[0], response, images[0]) for response in responses[1:]]
+    return pieces
+
+
+def _windows(text: str | None, encoder: PromptEncoder, window: int, overlap: int) -> list[str]:
+    if text is None or not text.strip():
+        return []
+    return encoder.windows(text, window, overlap)

@@ -1,0 +1,54 @@
+"""Request: what is to be moderated, and how much of it is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proguard_edge.errors import InputError, LimitError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    ImageSource = str | Path | bytes | Image.Image
+
+MAX_TEXT_CHARS = 100_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """A user turn (text, images, or both) and, where the agent has answered, its response.
+
+    `images`: paths, encoded bytes, or PIL images. Raises InputError when a field is of another
+    type, LimitError when a text is longer than `MAX_TEXT_CHARS` characters.
+    """
+
+    user: str | None = None
+    response: str | None = None
+    images: tuple[ImageSource, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, text in (("user", self.user), ("response", self.response)):
+            if text is not None and not isinstance(text, str):
+                raise InputError(f"{name} must be a text, not {type(text).__name__}")
+            if text is not None and len(text) > MAX_TEXT_CHARS:
+                raise LimitError(
+                    f"{name}: {len(text)} characters, the limit is {MAX_TEXT_CHARS}; "
+                    "send it in parts"
+                )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], folder: Path) -> Request:
+        """A row with `user`, `response`, `image` (a path relative to `folder`, or a list of them).
+
+        Raises InputError when the row has none of them, or a field is of another type.
+        """
+        images = row.get("image")
+        listed = [images] if isinstance(images, str) else images or []
+        if not isinstance(listed, list) or not all(isinstance(i, str) for i in listed):
+            raise InputError("image must be a path or a list of paths")
+        if not listed and row.get("user") is None and row.get("response") is None:
+            raise InputError("the row has neither user, response nor image")
+        return cls(row.get("user"), row.get("response"), tuple(folder / i for i in listed))

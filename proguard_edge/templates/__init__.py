@@ -1,0 +1,1 @@
+"""Prompt templates that ship with the package."""

@@ -1,0 +1,1 @@
+"""Training: rows, the starter, and later GRPO on verl (extra `train`)."""
