@@ -57,14 +57,15 @@ class Contents:
 def staged(out: Path, force: bool) -> Iterator[Path]:
     """A new folder beside `out` that takes its name when the block ends without an error.
 
-    Raises ArtifactError when `out` is not empty; with `force` an artifact there is replaced, but
-    nothing else is.
+    Raises ArtifactError when `out` is not empty, and for errors of the file system, also inside
+    the block. With `force` an artifact in `out` is replaced, but nothing else is.
     """
     out = out.absolute()
     _check_target(out, force)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    work = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         yield work
         work.chmod(0o755)
         if out.exists():
@@ -74,8 +75,11 @@ def staged(out: Path, force: bool) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             work.rename(out)
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be made: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _check_target(out: Path, force: bool) -> None:

@@ -13,6 +13,7 @@ from proguard_edge.errors import ArtifactError
 
 OPSET = 20
 IR_VERSION = 10
+INLINE_BYTES = 64
 
 
 class GraphWriter:
@@ -142,6 +143,6 @@ def save(model: Any, path: Path) -> tuple[Path, Path]:
         if not value.uses():
             del model.graph.initializers[name]
     data = path.with_name(f"{path.name}.data")
-    # Also the smallest: where a weight lies should not depend on its size.
-    ir.save(model, path, external_data=data.name, size_threshold_bytes=0)
+    # Shapes and axes stay in the graph: onnxruntime reads them before it reads the other file.
+    ir.save(model, path, external_data=data.name, size_threshold_bytes=INLINE_BYTES)
     return path, data

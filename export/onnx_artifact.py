@@ -34,7 +34,7 @@ def export_onnx(
     """Write the artifact folder `out`, whole or not at all.
 
     precision: of the decoder's matrices. embeddings: type of the embedding table and of the output
-    head. vision_precision: see `export_vision`; unless given, fp32 where the decoder is, else fp16w.
+    head. vision_precision: see `export_vision`; unless given, fp32 if the decoder is, else fp16w.
     context: tokens that the model may read, at most the checkpoint's. decoder: further options of
     `finish_decoder`. report: called with a line before every stage.
     Raises ArtifactError or PolicyError; ArtifactError also when `out` is not empty, see `staged`.

@@ -90,8 +90,8 @@ def _candidates(weights: Floats, bits: int, symmetric: bool) -> Iterator[tuple[F
     if symmetric:
         high = np.maximum(high, -low)
         low, top = -high, top - 1
-    # A block of zeros gets any scale but 0.
-    span = np.maximum(high - low, np.finfo(np.float32).tiny * 2**bits)
+    # A block of zeros gets any scale whose inverse is finite.
+    span = np.maximum(high - low, np.float32(1e-30))
     for shrink in SHRINK:
         scale = span * (shrink / np.float32(top))
         # The zero level keeps the middle of the span in the middle of the levels.
@@ -112,7 +112,7 @@ def _refit(weights: Floats, signed: Floats, scale: Floats, half: bool) -> Floats
     """The scale under which these levels come closest to the weights."""
     power = np.square(signed).sum(1, keepdims=True)
     product = (signed * weights).sum(1, keepdims=True)
-    fitted = np.divide(product, power, out=scale.copy(), where=power > 0)
+    fitted: Floats = np.divide(product, power, out=scale.copy(), where=power > 0)
     if half:
-        fitted = np.minimum(fitted, np.finfo(np.float16).max).astype(np.float16)
-    return fitted.astype(np.float32)
+        fitted = np.minimum(fitted, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
+    return fitted
