@@ -31,7 +31,8 @@ class Contents:
     """What an artifact says and does, whatever engine runs it.
 
     modalities: of "text", "text-image", "image"; the last two need a vision tower. calibration:
-    by part, "request" or "response". extra: further fields of the manifest, such as licences and
+    by part, "request" or "response". response_line: "given" or "always", see `Artifact`.
+    extra: further fields of the manifest, such as licences and
     training provenance.
     """
 
@@ -44,6 +45,7 @@ class Contents:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     free_names: bool = True
     policy_is_fixed: bool = False
+    response_line: str = "given"
     limits: Mapping[str, int] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -132,6 +134,7 @@ def finish(folder: Path, checkpoint: Checkpoint, contents: Contents, **engine: A
         "limits": {**LIMITS, **contents.limits},
         "free_names": contents.free_names,
         "policy_is_fixed": contents.policy_is_fixed,
+        "response_line": contents.response_line,
         "source": {"name": checkpoint.folder.resolve().name, "sha256": checkpoint.digest()},
         "versions": versions(*LIBRARIES),
     }

@@ -152,7 +152,7 @@ class AnswerGrammar:
                 return
 
     def _open_names(self, encode: Encode, responses: Sequence[Label | None]) -> None:
-        """Mark the nodes behind "Category:" of unsafe answers; their tokens end where names differ."""
+        """Mark the nodes where the category of an unsafe answer begins."""
         for request in LABELS:
             for response in responses:
                 if "unsafe" not in (request, response):
@@ -204,6 +204,8 @@ class FreeNames:
                 mask &= ~self._digit & ~self._id_like
             if name == "C":
                 mask &= ~self._digit
+            # A model that says "unsafe" and then "None" contradicts itself: the next likely name
+            # is better than one that begins with these words and is bent into another.
             for word in ("none", "safe", "unsafe"):
                 if word.startswith(name.lower()):
                     mask[self._by_text.get(word[len(name) :], [])] = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
 
 MAX_LINE_BYTES = 64 << 20
+_BEGIN = b'{"id": "'
 
 
 @dataclass
@@ -52,14 +54,18 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
 
     A row without an id gets `line-<number>`. Raises InputError when the file cannot be read.
     """
+    if path.exists() and not path.is_file():
+        # A pipe can be read once only, and a command reads its rows twice: to count, and to judge.
+        raise InputError(f"{path}: cannot be read: not a regular file")
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
             for number, raw in enumerate(_lines(file), 1):
                 if raw.strip():
                     yield _row(raw, number)
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from None
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
@@ -79,7 +85,8 @@ def _row(raw: bytes, number: int) -> tuple[str, dict[str, Any] | InputError]:
         return name, InputError(f"line {number} is not JSON")
     if not isinstance(row, dict):
         return name, InputError(f"line {number} is not a JSON object")
-    return str(row.get("id", name)), row
+    own = row.get("id")
+    return name if own is None else str(own), row
 
 
 def run_batch(
@@ -95,10 +102,13 @@ def run_batch(
     Rows whose id stands in `output` already are skipped; their counts are in the summary.
     Raises InputError when a file cannot be read or written.
     """
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError(f"{output}: is the input; choose another name for the output")
     summary = Summary()
     done = _resume(output, summary)
     try:
-        with output.open("a", encoding="utf-8") as file:
+        # A lone surrogate in an id becomes its own JSON escape: the id comes back as it was.
+        with output.open("a", encoding="utf-8", errors="backslashreplace") as file:
             for name, row in read_rows(source):
                 if done.get(name, 0):
                     done[name] -= 1
@@ -133,27 +143,35 @@ def _judge(
 def _resume(output: Path, summary: Summary) -> dict[str, int]:
     """How often each id was answered already; a half-written last line is cut off."""
     done: dict[str, int] = {}
-    if not output.exists():
+    # A device, such as /dev/stdout, holds nothing to go on from.
+    if not output.is_file():
         return done
     whole = 0
     try:
         with output.open("rb+") as file:
             for raw in file:
-                try:
-                    line = json.loads(raw)
-                    name = str(line["id"])
-                    summary.add(line)
-                except (ValueError, KeyError, TypeError):
-                    if raw.endswith(b"\n"):
-                        raise InputError(
-                            f"{output}: not an output of moderate-batch; choose another name"
-                        ) from None
-                    break
+                if not _is_ours(raw):
+                    raise InputError(
+                        f"{output}: not an output of moderate-batch; choose another name"
+                    )
                 if not raw.endswith(b"\n"):
                     break
+                line = json.loads(raw)
+                summary.add(line)
+                name = str(line["id"])
                 done[name] = done.get(name, 0) + 1
                 whole += len(raw)
             file.truncate(whole)
     except OSError as error:
         raise InputError(f"{output}: cannot be read: {error.strerror or error}") from None
     return done
+
+
+def _is_ours(raw: bytes) -> bool:
+    """Whether a line is a whole output line, or the beginning of one that was not finished."""
+    try:
+        line = json.loads(raw)
+        Summary().add(line)
+        return isinstance(line["id"], str) and ("verdict" in line) != ("error" in line)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return not raw.endswith(b"\n") and _BEGIN.startswith(raw[: len(_BEGIN)])

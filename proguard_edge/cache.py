@@ -7,6 +7,7 @@ may write to it. A cache that cannot be used costs time, never a verdict.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -55,7 +56,9 @@ class Cache:
                     file.write(part)
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            # Where its folder is none, even looking for the file to remove is an error.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             return False
         return True
 

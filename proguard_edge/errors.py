@@ -1,7 +1,7 @@
 """Every error that proguard-edge raises on purpose.
 
 ProGuardEdgeError
- ├─ ArtifactError      the artifact is missing, altered, of another version, or cannot do what was asked
+ ├─ ArtifactError      the artifact is missing, altered, of another version, or unable
  ├─ PolicyError        a policy file or a category id is not valid
  ├─ InputError         the content cannot be moderated as given
  │   ├─ ImageError     an image that cannot be decoded, or of a format that is not accepted
@@ -17,11 +17,11 @@ from __future__ import annotations
 
 
 class ProGuardEdgeError(Exception):
-    """Base class. `str(error)` is one line for a person and names the fix where there is one."""
+    """Base class. `str(error)` is one line for a person; it names the fix where there is one."""
 
 
 class ArtifactError(ProGuardEdgeError):
-    """The artifact folder cannot be used: missing, altered, of another format version, or unable."""
+    """The artifact folder cannot be used: missing, altered, of another version, or unable."""
 
 
 class PolicyError(ProGuardEdgeError):
@@ -41,7 +41,7 @@ class TextError(InputError):
 
 
 class LimitError(InputError):
-    """The content is larger than a configured limit. Limits are errors: nothing is cut in silence."""
+    """The content is larger than a limit. Limits are errors: nothing is cut in silence."""
 
 
 class EngineError(ProGuardEdgeError):

@@ -13,10 +13,10 @@ from proguard_edge.answer import FreeNames
 from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
 from proguard_edge.engine import Engine, load_engine
-from proguard_edge.errors import ArtifactError, ProGuardEdgeError
+from proguard_edge.errors import ArtifactError, InputError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor
 from proguard_edge.judge import Judge, Usage, verdict_of
-from proguard_edge.pieces import split_request
+from proguard_edge.pieces import split_request, views_of
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode, PromptEncoder, Template
 from proguard_edge.request import Request
@@ -84,7 +84,7 @@ class Guard:
         policy: Policy | None = None,
         mode: Mode = "verdict",
     ) -> Iterator[Verdict | ProGuardEdgeError]:
-        """A verdict for each request in order, or the error in its place: one bad row stops none."""
+        """A verdict for each request in order, or the error in its place; none stops the rest."""
         for request in requests:
             try:
                 yield self.judge(request, policy=policy, mode=mode)
@@ -99,13 +99,9 @@ class Guard:
         self._check(request, mode)
         judge = self._judge(policy or self.policy)
         limits = self.artifact.limits
-        pieces = split_request(
-            request,
-            judge.encoder,
-            self._processor if request.images else None,
-            limits.get("window_tokens", 512),
-            limits.get("overlap_tokens", 64),
-        )
+        views = views_of(request.images, self._processor) if request.images else []
+        window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
+        pieces = split_request(request, views, judge.encoder, window, overlap)
         usage = Usage({"preprocess": 1000 * (perf_counter() - begin)}, {})
         findings = [judge.find(piece, mode, usage) for piece in pieces]
         usage.ms["total"] = 1000 * (perf_counter() - begin)
@@ -169,4 +165,6 @@ def _listed(image: ImageSource | Iterable[ImageSource] | None) -> tuple[ImageSou
         return ()
     if isinstance(image, str | Path | bytes | Image.Image):
         return (image,)
+    if not isinstance(image, Iterable):
+        raise InputError(f"image must be a path, bytes or a PIL image, not {type(image).__name__}")
     return tuple(image)

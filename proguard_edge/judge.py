@@ -84,7 +84,7 @@ class Judge:
         return self._decoders[form]
 
     def _form(self, piece: Piece) -> ResponseLine:
-        """Released ProGuard weights write a Response line for every conversation, answered or not."""
+        # Released ProGuard weights write a Response line for every conversation, answered or not.
         if piece.response is not None:
             return "judged"
         conversation = piece.image is None or piece.user is not None

@@ -6,11 +6,16 @@ at one by one. Every window and every view is in at least one piece; nothing is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proguard_edge.image import ImageProcessor, Patches, load_image
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
+
+if TYPE_CHECKING:
+    from proguard_edge.request import ImageSource
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,21 @@ class Piece:
     image: Patches | None
 
 
+def views_of(images: Iterable[ImageSource], processor: ImageProcessor) -> list[Patches]:
+    """Patches of every view of every image. Raises ImageError, LimitError."""
+    return [processor(view.image) for image in images for view in load_image(image)]
+
+
 def split_request(
     request: Request,
+    views: Sequence[Patches],
     encoder: PromptEncoder,
-    processor: ImageProcessor | None,
     window: int,
     overlap: int,
 ) -> list[Piece]:
-    """Pieces of a request; a text has at most `window` tokens in each. Raises InputError.
+    """Pieces of a request; a text has at most `window` tokens in each. Raises TextError.
+
+    `views`: every way to see each of the request's images, see `views_of`.
 
     The first window of one part stands beside every window of the other, so that a response is
     read with the beginning of what it answers.
@@ -38,13 +50,10 @@ def split_request(
     responses: list[str | None] = [*_windows(request.response, encoder, window, overlap)] or [None]
     if request.response is not None and responses == [None]:
         responses = [""]
-    images: list[Patches | None] = []
-    for source in request.images:
-        images += [processor(view.image) for view in load_image(source)]
-    images = images or [None]
-    pieces = [Piece(users[0], responses[0], image) for image in images]
-    pieces += [Piece(user, responses[0], images[0]) for user in users[1:]]
-    pieces += [Piece(users[0], response, images[0]) for response in responses[1:]]
+    seen: list[Patches | None] = [*views] or [None]
+    pieces = [Piece(users[0], responses[0], view) for view in seen]
+    pieces += [Piece(user, responses[0], seen[0]) for user in users[1:]]
+    pieces += [Piece(users[0], response, seen[0]) for response in responses[1:]]
     return pieces
 
 

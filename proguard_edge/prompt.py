@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from proguard_edge.errors import ArtifactError, PolicyError, TextError

@@ -38,6 +38,8 @@ class Request:
                     f"{name}: {len(text)} characters, the limit is {MAX_TEXT_CHARS}; "
                     "send it in parts"
                 )
+        if not isinstance(self.images, tuple):
+            raise InputError(f"images must be a tuple, not {type(self.images).__name__}")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], folder: Path) -> Request:
@@ -46,7 +48,7 @@ class Request:
         Raises InputError when the row has none of them, or a field is of another type.
         """
         images = row.get("image")
-        listed = [images] if isinstance(images, str) else images or []
+        listed = [images] if isinstance(images, str) else [] if images is None else images
         if not isinstance(listed, list) or not all(isinstance(i, str) for i in listed):
             raise InputError("image must be a path or a list of paths")
         if not listed and row.get("user") is None and row.get("response") is None:

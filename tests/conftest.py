@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,8 +53,8 @@ def tiny_hf(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Iterator[Path]:
+def shared() -> Path:
     """The folder of data and reference files beside the repository; skips where it is absent."""
     if not SHARED.is_dir():
         pytest.skip("no ../shared")
-    yield SHARED
+    return SHARED

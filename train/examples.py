@@ -93,7 +93,7 @@ def _assemble(
 
 
 def select_rows(rows: Iterable[Row], caps: dict[str, int], seed: int) -> list[Row]:
-    """At most `caps[source]` rows of a source, drawn by `seed`; sources without a cap stay whole."""
+    """At most `caps[source]` rows of a source, drawn by `seed`; without a cap all of them."""
     by_source: dict[str, list[Row]] = {}
     for row in rows:
         by_source.setdefault(row.source, []).append(row)

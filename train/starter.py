@@ -35,16 +35,19 @@ from proguard_edge.train.rows import Row, read_folder, read_jsonl
 from proguard_edge.train.smollm2 import build_base
 
 CAPS = {
-    "alpaca": 4500,
-    "davidson": 2200,
-    "gpteacher_roleplay": 500,
-    "gsm8k": 300,
-    "safety_tuned_llamas": 500,
-    "med_safety": 300,
+    "alpaca": 2600,
+    "beavertails": 900,
+    "davidson": 1500,
+    "gpteacher_roleplay": 250,
+    "gsm8k": 150,
+    "harmfulqa": 1400,
     "imagenet_sample": 0,
+    "med_safety": 200,
+    "safe_rlhf": 500,
+    "safety_tuned_llamas": 350,
 }
 BATCH_TOKENS = 1600
-MAX_CONTENT = 160
+MAX_CONTENT = 128
 PREFIX_EVERY = 6
 LR = 1.5e-4
 FROZEN_LAYERS = 10

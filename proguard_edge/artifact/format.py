@@ -21,12 +21,22 @@ MAX_MANIFEST_BYTES = 4 << 20
 MODALITIES = ("text", "text-image", "image")
 MODES = ("verdict", "reason")
 
+# What reading a manifest of another shape can raise; 1e999 as a size is an OverflowError.
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns a label's logit difference d (unsafe − safe) into P(unsafe) = σ((d − bias) / temperature).
+    """Turns a label's logit difference d (unsafe − safe) into a probability of "unsafe".
 
-    With bias 0 the label is the one that greedy decoding would choose.
+    P = σ((d − bias) / temperature). With bias 0 the label is the one that greedy decoding would choose.
     """
 
     bias: float = 0.0
@@ -84,7 +94,11 @@ class Artifact:
                 f"{folder}: not an artifact (no {MANIFEST}); `proguard-edge export` makes one "
                 "from a checkpoint folder"
             )
-        raw = path.read_bytes()
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_MANIFEST_BYTES + 1)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
         if len(raw) > MAX_MANIFEST_BYTES:
             raise ArtifactError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes")
         try:
@@ -94,7 +108,7 @@ class Artifact:
             return cls._from_manifest(folder, hashlib.sha256(raw).hexdigest(), manifest)
         except ArtifactError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _MALFORMED as error:
             raise ArtifactError(f"{path}: malformed: {type(error).__name__}: {error}") from None
 
     @classmethod
@@ -122,7 +136,7 @@ class Artifact:
             files=files,
             model=dict(manifest["model"]),
             calibration=calibration,
-            limits={k: int(v) for k, v in manifest.get("limits", {}).items()},
+            limits=_limits({k: int(v) for k, v in manifest.get("limits", {}).items()}),
             free_names=bool(manifest.get("free_names", True)),
             policy_is_fixed=bool(manifest.get("policy_is_fixed", False)),
             response_line=_known([manifest.get("response_line", "given")], ("given", "always"))[0],
@@ -167,13 +181,21 @@ def file_digest(path: Path) -> str:
 
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not name:
+    outside = path.is_absolute() or ".." in path.parts or not path.parts
+    if outside or "\\" in name or not name.isprintable():
         raise ArtifactError(f"the manifest lists a file outside the artifact: {name!r}")
     return name
 
 
+def _limits(limits: dict[str, int]) -> dict[str, int]:
+    window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
+    if window < 16 or not 0 <= overlap < window or min(limits.values(), default=0) < 0:
+        raise ArtifactError(f"the manifest's limits make no sense: {limits}")
+    return limits
+
+
 def _known(values: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    values = tuple(values)
-    if not values or not set(values) <= set(allowed):
-        raise ArtifactError(f"the manifest says {values!r}, known are {allowed}")
-    return values
+    found = tuple(map(str, values))
+    if not found or not set(found) <= set(allowed):
+        raise ArtifactError(f"the manifest says {found!r}, known are {allowed}")
+    return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 
 from proguard_edge.artifact.format import MANIFEST, Artifact, file_digest
@@ -15,12 +17,7 @@ def check_sizes(artifact: Artifact) -> None:
     """Raises ArtifactError naming the first file that is missing or of another size."""
     for name, entry in artifact.files.items():
         path = artifact.folder / name
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise ArtifactError(
-                f"{path}: {error.strerror or error}; copy the artifact again"
-            ) from None
+        size = _status(path).st_size
         if size != entry.size:
             raise ArtifactError(
                 f"{path}: {size} bytes, the manifest says {entry.size}; copy the artifact again"
@@ -39,12 +36,16 @@ def check_digests(artifact: Artifact, digest: str | None = None) -> None:
     check_sizes(artifact)
     for name, entry in artifact.files.items():
         path = artifact.folder / name
-        if file_digest(path) != entry.sha256:
+        try:
+            same = file_digest(path) == entry.sha256
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
+        if not same:
             raise ArtifactError(f"{path}: altered: its sha256 is not the manifest's")
 
 
 def verify_once(artifact: Artifact, cache: Cache) -> None:
-    """Sizes always; digests unless these very files (size, mtime, inode) passed before.
+    """Sizes always; digests unless these very files (size, times, inode) passed before.
 
     Who can write both the artifact and the user's cache folder can defeat the memory, not
     `check_digests`. Raises ArtifactError as `check_digests` does.
@@ -52,10 +53,23 @@ def verify_once(artifact: Artifact, cache: Cache) -> None:
     check_sizes(artifact)
     state = [artifact.digest, str(artifact.folder.resolve())]
     for name in artifact.files:
-        stat = (artifact.folder / name).stat()
-        state.append(f"{name}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}")
+        status = _status(artifact.folder / name)
+        # The mtime can be set back, the ctime cannot.
+        times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+        state.append(f"{name}:{status.st_size}:{times}:{status.st_ino}")
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
     marker = Path("verified") / key
     if not cache.has(marker):
         check_digests(artifact)
         cache.write(marker, artifact.digest.encode())
+
+
+def _status(path: Path) -> os.stat_result:
+    """Raises ArtifactError unless it is a regular file: a pipe would never end."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror or error}; copy the artifact again") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ArtifactError(f"{path}: not a regular file; copy the artifact again")
+    return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -21,17 +22,33 @@ R = TypeVar("R")
 
 
 def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn a ProGuardEdgeError into one line on stderr, `error: …`, and exit code 3."""
+    """Turn an error into one line on stderr, `error: …`, and exit code 3.
+
+    Also one that nobody foresaw, and Ctrl-C: Python and click leave with 1 there, which here
+    means that something was found unsafe. `PROGUARD_EDGE_DEBUG=1` shows the traceback.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except ProGuardEdgeError as error:
-            click.echo(f"error: {printable(str(error))}", err=True)
-            sys.exit(ERROR)
+            _report(str(error))
+        except KeyboardInterrupt:
+            _report("stopped")
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:  # noqa: BLE001
+            if os.environ.get("PROGUARD_EDGE_DEBUG"):
+                raise
+            _report(f"unexpected {type(error).__name__}: {error}")
+        sys.exit(ERROR)
 
     return wrapped
+
+
+def _report(message: str) -> None:
+    click.echo(f"error: {printable(message)}", err=True)
 
 
 def printable(text: str) -> str:

@@ -100,6 +100,8 @@ def _contents(policy: str, template: str, name: str, text_only: bool) -> Content
         template=Template.load(path),
         name=name,
         modalities=("text",) if text_only else ("text", "text-image", "image"),
+        # The released weights answer about a response even where none was given.
+        response_line="always" if template == "proguard" else "given",
     )
 
 

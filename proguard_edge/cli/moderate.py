@@ -74,7 +74,8 @@ def _show(verdict: Verdict, name: str) -> None:
         where = risk.id if risk.in_policy else "not in the policy"
         console.print(Text.assemble(("category  ", "dim"), printable(risk.name), f"  ({where})"))
     if verdict.reasoning:
-        console.print(Text.assemble(("reasoning ", "dim"), verdict.reasoning))
+        thoughts = "\n".join(map(printable, verdict.reasoning.splitlines()))
+        console.print(Text.assemble(("reasoning ", "dim"), thoughts))
     looked_at = ", ".join(verdict.evaluated).replace("_", " ")
     milliseconds = verdict.timings_ms.get("total", 0.0)
     footer = f"looked at {looked_at} · {milliseconds:.0f} ms · {name} {verdict.artifact[:12]}"

@@ -72,7 +72,10 @@ class PrefixStore:
             path = self._cache.path(f"prefix/{key}")
             if path is None:
                 return None
-            raw = path.read_bytes()
+            try:
+                raw = path.read_bytes()
+            except OSError:
+                return None
             expected = self._shape.zeros(tokens)
             body = raw[32:]
             if len(body) != expected.nbytes or hashlib.sha256(body).digest() != raw[:32]:

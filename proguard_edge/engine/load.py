@@ -24,7 +24,11 @@ def load_engine(artifact: Artifact, cache: Cache, engine: str = "auto", threads:
     if kind == "onnx":
         from proguard_edge.engine.onnx import OnnxEngine
 
-        return OnnxEngine(artifact, cache, threads)
+        try:
+            return OnnxEngine(artifact, cache, threads)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ArtifactError(f"{artifact.folder}: the model is not described: {what}") from None
     from proguard_edge.engine.transformers import TransformersEngine
 
     return TransformersEngine(artifact, threads)

@@ -83,6 +83,8 @@ class OnnxEngine:
 
     def start(self, prefix: Ids) -> OnnxSequence:
         """See `Engine.start`. The prefix is computed at most once per artifact and machine."""
+        if self._decoder is None:
+            raise EngineError("the engine was closed: load the guard again")
         key = self._prefixes.key(prefix)
         sequence = OnnxSequence(self, self._take(key, len(prefix)))
         with self.lock, sequence.timings.phase("prefix"):

@@ -7,6 +7,7 @@ Stored as `NAME.npy` [V, H] in float32 or float16, or as int8 with `NAME.scales.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,7 @@ class TokenTable:
             out[part] = self._dequantize(self._values[part], scales)
         return out
 
-    def _dequantize(
-        self, values: NDArray[np.generic], scales: NDArray[np.float16] | None
-    ) -> NDArray[np.float32]:
+    def _dequantize(self, values: NDArray[Any], scales: NDArray[Any] | None) -> NDArray[np.float32]:
         out = values.astype(np.float32)
         if scales is not None:
             blocks = out.reshape(len(out), scales.shape[1], -1)
@@ -67,10 +66,10 @@ class TokenTable:
         return out
 
 
-def _load(artifact: Artifact, name: str) -> NDArray[np.generic]:
+def _load(artifact: Artifact, name: str) -> NDArray[Any]:
     path = artifact.path(name)
     try:
-        array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
         raise ArtifactError(f"{path}: not a table of numbers: {error}") from None
     if array.ndim != 2:

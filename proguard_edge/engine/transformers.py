@@ -34,11 +34,13 @@ class TransformersEngine:
         if threads:
             torch.set_num_threads(threads)
         try:
-            self.model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model: Any = Qwen2_5_VLForConditionalGeneration
+            self.model = model.from_pretrained(
                 artifact.folder / "hf", dtype=torch.float32, local_files_only=True
-            ).eval()
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"{artifact.folder / 'hf'}: cannot be loaded: {error}") from None
+        self.model.eval()
         self.torch = torch
         config = self.model.config
         self.context = int(config.text_config.max_position_embeddings)
@@ -104,7 +106,7 @@ class TransformersSequence:
         total = self._length + len(ids)
         with self.timings.phase(phase), torch.inference_mode():
             out = engine.model(
-                input_ids=torch.from_numpy(ids)[None],
+                input_ids=torch.tensor(ids)[None],
                 position_ids=torch.from_numpy(positions)[:, None],
                 attention_mask=torch.ones((1, total), dtype=torch.long),
                 past_key_values=self.cache,

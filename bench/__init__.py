@@ -1,0 +1,1 @@
+"""Measurements: accuracy on labelled sets, latency side by side."""

@@ -1,0 +1,41 @@
+"""Platt scaling: the bias and temperature that turn logit differences into probabilities.
+
+Method: J. Platt, "Probabilistic outputs for support vector machines", 1999; here with both classes
+given the same weight, so that 0.5 stands where the two are equally likely whatever their share of
+the rows was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proguard_edge.artifact import Calibration
+
+STEPS = 100
+
+
+def fit_calibration(differences: NDArray[np.float64], unsafe: NDArray[np.bool_]) -> Calibration:
+    """Minimise the class-balanced log loss of σ((d − bias) / temperature) by Newton's method.
+
+    differences: float [N], logit unsafe − logit safe. unsafe: bool [N]. Raises ValueError when one
+    class is missing or the scores are not higher for "unsafe" at all.
+    """
+    d, y = np.asarray(differences, np.float64), np.asarray(unsafe, bool)
+    if y.all() or not y.any():
+        raise ValueError("calibration needs safe and unsafe rows")
+    weight = np.where(y, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    features = np.stack([d, np.ones_like(d)], 1)
+    theta = np.array([1.0, 0.0])
+    for _ in range(STEPS):
+        p = 1 / (1 + np.exp(-np.clip(features @ theta, -500, 500)))
+        gradient = features.T @ (weight * (p - y))
+        curvature = (features * (weight * p * (1 - p))[:, None]).T @ features
+        step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
+        theta = theta - step
+        if np.abs(step).max() < 1e-10:
+            break
+    slope, offset = theta
+    if not slope > 0:
+        raise ValueError("the scores do not separate the classes: nothing to calibrate")
+    return Calibration(bias=float(-offset / slope), temperature=float(1 / slope))

@@ -1,0 +1,118 @@
+"""Turn the trained starter checkpoint into the artifact that ships, and calibrate it as shipped.
+
+    python -m proguard_edge.train.ship --checkpoint runs/starter/checkpoint --data ../shared/data \\
+        --rows runs/starter/rows.json --out proguard_edge/starter/artifact
+
+Quantizes, then fits the score calibration on held-out rows of train with the quantized engine:
+rounding moves the threshold more than it harms the ranking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proguard_edge.artifact import Artifact, Calibration, write_artifact
+from proguard_edge.bench.eval import Judged, judge_rows
+from proguard_edge.calibration.scores import fit_calibration
+from proguard_edge.export.folder import Contents
+from proguard_edge.export.onnx_artifact import export_onnx
+from proguard_edge.guard import Guard
+from proguard_edge.policy import Policy
+from proguard_edge.template import Template
+from proguard_edge.train.contrast import contrast_rows
+from proguard_edge.train.examples import select_rows
+from proguard_edge.train.rows import Row, read_folder
+from proguard_edge.verdict import Verdict
+
+CONTEXT = 2048
+CALIBRATION_CAPS = {"alpaca": 250, "davidson": 120, "gpteacher_roleplay": 40, "imagenet_sample": 0}
+
+
+def contents(training: dict[str, Any]) -> Contents:
+    """What the starter says of itself."""
+    return Contents(
+        policy=Policy.default(),
+        template=Template.named("compact"),
+        name="proguard-edge-starter",
+        languages=("en",),
+        modes=("verdict",),
+        modalities=("text",),
+        free_names=False,
+        policy_is_fixed=True,
+        limits={"window_tokens": 256, "overlap_tokens": 48},
+        extra={
+            "licence": "CC-BY-NC-4.0 (some training rows are); base weights Apache-2.0",
+            "training": training,
+        },
+    )
+
+
+def calibrate(folder: Path, rows: list[Row]) -> dict[str, Calibration]:
+    """Fit on the uncalibrated artifact's own scores, each labelled part by itself."""
+    with Guard.load(folder) as guard:
+        judged = judge_rows(guard, rows)
+    return {part: _fit(judged, part) for part in ("request", "response")}
+
+
+def _fit(judged: list[Judged], part: str) -> Calibration:
+    pairs = [
+        (getattr(verdict, part).score, getattr(row, f"{part}_label") == "unsafe")
+        for row, verdict in judged
+        if isinstance(verdict, Verdict) and getattr(row, f"{part}_label") is not None
+    ]
+    scores = np.clip([s for s, _ in pairs], 1e-12, 1 - 1e-12)
+    return fit_calibration(np.log(scores / (1 - scores)), np.array([y for _, y in pairs]))
+
+
+def set_calibration(folder: Path, calibration: dict[str, Calibration]) -> Artifact:
+    """Write the calibration into the manifest; its digest changes, the files do not."""
+    manifest = dict(Artifact.open(folder).manifest)
+    manifest["calibration"] = {
+        part: {"bias": c.bias, "temperature": c.temperature} for part, c in calibration.items()
+    }
+    for derived in ("format", "files"):
+        del manifest[derived]
+    return write_artifact(folder, manifest)
+
+
+def held_out_rows(data: Path, seed: int = 0) -> list[Row]:
+    """Rows of train that no training step saw, drawn so that no source dominates."""
+    rows = read_folder(data / "train") + [Row.from_dict(r) for r in contrast_rows(seed)]
+    kept = [r for r in rows if r.in_held_out() and r.user and r.image is None]
+    return select_rows(kept, CALIBRATION_CAPS, seed)
+
+
+def main() -> None:
+    """Command line; see the module docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=Path, required=True, help="counts of the training rows")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--precision", default="int4", choices=("fp32", "int8", "int4"))
+    args = parser.parse_args()
+    export_onnx(
+        args.checkpoint,
+        args.out,
+        contents({"rows": json.loads(args.rows.read_text())}),
+        precision=args.precision,
+        embeddings="float32" if args.precision == "fp32" else "int8",
+        context=CONTEXT,
+        force=True,
+        report=print,
+        compact_scales=args.precision == "int4",
+    )
+    rows = held_out_rows(args.data)
+    calibration = calibrate(args.out, rows)
+    artifact = set_calibration(args.out, calibration)
+    print(f"calibrated on {len(rows)} held-out rows: {calibration}")
+    print(f"{artifact.folder}: {artifact.digest}")
+
+
+if __name__ == "__main__":
+    main()
