@@ -1,6 +1,6 @@
 """Accuracy of an artifact on labelled JSONL files, through the very path that users call.
 
-    python -m proguard_edge.bench.eval ../shared/data/eval/xstest.jsonl.gz … [--artifact DIR] --out R.json
+    python -m proguard_edge.bench.eval ../shared/data/eval/xstest.jsonl.gz [--out R.json]
 
 One table row a file and part (request, response): F1 of the unsafe class, weighted F1, recall,
 false-positive rate, AUROC, and the share of right main categories among rows whose category is

@@ -47,6 +47,7 @@ _ANSWER = re.compile(
     r"[ \t]*Category:[ \t]*(?P<category>[^\n<>]+?)[ \t]*\n\s*</answer>\s*",
     re.DOTALL,
 )
+_WORDS = r"[A-Za-z0-9][A-Za-z0-9 '&/,-]*"
 _ID_LIKE = re.compile(r"C\d+(S\d*)?", re.IGNORECASE)
 
 
@@ -101,12 +102,16 @@ def parse_answer(text: str, policy: Policy, has_response: bool | None = None) ->
 
 @dataclass
 class Node:
-    """A place in the trie. `decides` is set where the children differ in what they decide."""
+    """A place in the trie. `decides` is set where the children differ in what they decide.
+
+    `name_after` is set where a free name may begin, and holds what must be written before it: ":"
+    where the tokenizer may join the colon to the name, else "".
+    """
 
     children: dict[int, Node] = field(default_factory=dict)
     decides: Field | None = None
     values: dict[int, str | None] = field(default_factory=dict)
-    free_name: bool = False
+    name_after: str | None = None
     answers: list[Answer] = field(default_factory=list)
 
 
@@ -162,7 +167,10 @@ class AnswerGrammar:
                 node = self.root
                 for token in common:
                     node = node.children[token]
-                node.free_name = True
+                # The whole of "…Category:" is common unless a colon grew together with a name.
+                head = texts[0].split("Arson")[0]
+                joined = common != list(encode(head))
+                node.name_after = ":" if joined else ""
 
 
 class FreeNames:
@@ -176,29 +184,32 @@ class FreeNames:
         after = list(encode("Category:Arson\n</answer>"))[len(head) :]
         self.closing = [int(i) for i in after]
         self.pieces = list(pieces)
-        clean = re.compile(r"[ :]?[^\W_][\w '&/,-]*|[ '&/,-]", re.ASCII)
-        self.clean = np.array([bool(clean.fullmatch(p)) for p in self.pieces])
-        bare = [p.strip().lower() for p in self.pieces]
+        clean = re.compile(rf" ?{_WORDS}|[ '&/,-]")
+        joined = re.compile(rf":(?: ?{_WORDS})?")
+        self._clean = np.array([bool(clean.fullmatch(p)) for p in self.pieces])
+        self._colon = np.array([bool(joined.fullmatch(p)) for p in self.pieces])
         self._by_text: dict[str, list[int]] = {}
-        for i, text in enumerate(bare):
-            if self.clean[i] and len(text) <= 6:
-                self._by_text.setdefault(text, []).append(i)
-        self._digit = np.array([p[:1].isdigit() for p in self.pieces]) & self.clean
-        self._id_like = np.array([bool(re.match(r"[ :]*C\d", p)) for p in self.pieces]) & self.clean
+        for i, piece in enumerate(self.pieces):
+            bare = piece.strip(": ").lower()
+            if len(bare) <= len("unsafe") and (self._clean[i] or self._colon[i]):
+                self._by_text.setdefault(bare, []).append(i)
+        self._digit = np.array([p.lstrip(": ")[:1].isdigit() for p in self.pieces])
+        self._id_like = np.array([is_id_like(p) for p in self.pieces])
 
     def nothing(self) -> NDArray[np.bool_]:
         """bool [vocabulary], all False."""
         return np.zeros(len(self.pieces), bool)
 
-    def allowed(self, text: str, tokens: int) -> NDArray[np.bool_]:
-        """bool [vocabulary]: tokens that may follow the name `text`, which took `tokens` tokens.
+    def allowed(self, text: str, tokens: int, before: str = "") -> NDArray[np.bool_]:
+        """bool [vocabulary]: tokens that may follow `text`, which took `tokens` tokens.
 
-        The closing token is among them once the name is complete, and alone when it must end.
+        `before`: what `text` must begin with, see `Node.name_after`. The closing token is allowed
+        once the name is complete, and alone when it must end.
         """
-        name = text.lstrip(": ")
+        name = text.removeprefix(before).lstrip(" ")
         mask = self.nothing()
         if tokens < MAX_NAME_TOKENS:
-            mask |= self.clean
+            mask |= self._colon if before and not text else self._clean
             if not name:
                 # A name begins with a letter; an id of another policy is no name.
                 mask &= ~self._digit & ~self._id_like

@@ -83,15 +83,15 @@ class _Walk:
         self._first = True
 
     def run(self) -> Decoded:
-        while not self._node.free_name and len(self._node.answers) > 1:
+        while self._node.name_after is None and len(self._node.answers) > 1:
             if len(self._node.children) == 1:
                 self._take(next(iter(self._node.children)))
             elif self._node.decides == "category":
                 self._choose_branch()
             else:
                 self._choose_label()
-        if self._node.free_name:
-            return self._result(self._spell_category())
+        if self._node.name_after is not None:
+            return self._result(self._spell_category(self._node.name_after))
         return self._result(self._node.answers[0].category)
 
     def _result(self, category: str | None) -> Decoded:
@@ -139,13 +139,13 @@ class _Walk:
         self._log_category += float(logits[best] - np.logaddexp.reduce(logits))
         self._take(int(tokens[best]))
 
-    def _spell_category(self) -> str:
+    def _spell_category(self, before: str) -> str:
         """An id of the policy or a free name, token by token over both possibilities at once."""
         names = self._decoder._names()
         node: Node | None = self._node
         text, count = "", 0
         while True:
-            mask = names.allowed(text, count) if not is_id_like(text) else names.nothing()
+            mask = names.allowed(text, count, before) if not is_id_like(text) else names.nothing()
             if node is not None:
                 mask[list(node.children)] = True
             if not mask.any():

@@ -97,7 +97,7 @@ class Guard:
         """`moderate` for a Request."""
         begin = perf_counter()
         self._check(request, mode)
-        judge = self._judge(policy or self.policy)
+        judge = self.judge_of(policy)
         limits = self.artifact.limits
         views = views_of(request.images, self._processor) if request.images else []
         window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
@@ -118,7 +118,9 @@ class Guard:
                 f"{self.artifact.name} has no mode {mode!r}, only {', '.join(self.artifact.modes)}"
             )
 
-    def _judge(self, policy: Policy) -> Judge:
+    def judge_of(self, policy: Policy | None = None) -> Judge:
+        """Prompts and answers under a policy; None is the artifact's own. Raises ArtifactError."""
+        policy = policy or self.policy
         key = policy.digest()
         if key not in self._judges:
             if self.artifact.policy_is_fixed and key != self.policy.digest():

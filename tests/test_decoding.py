@@ -95,17 +95,17 @@ def spell(engine: Engine, encoder: PromptEncoder, ids: list[int]) -> str:
     """A category by greedy steps over ids and free names, each step from nothing."""
     names = FreeNames(encoder.encode_static, encoder.pieces)
     known = [encoder.encode_static(f"Category:{i}\n</answer>") for i in POLICY.ids]
-    start = len(encoder.encode_static("Category:"))
+    start = len(encoder.encode_static("Category"))
     known = [tokens[start:] for tokens in known]
     out: list[int] = []
     while True:
         text = "".join(encoder.pieces[t] for t in out)
-        mask = names.nothing() if is_id_like(text) else names.allowed(text, len(out))
+        mask = names.nothing() if is_id_like(text) else names.allowed(text, len(out), ":")
         mask[[k[len(out)] for k in known if k[: len(out)] == out]] = True
         logits = next_logits(engine, ids + out)[: len(mask)]
         token = int(np.where(mask, logits, -np.inf).argmax())
         if token == names.closing[0]:
-            return text
+            return text.removeprefix(":").strip()
         out.append(token)
 
 
@@ -114,7 +114,7 @@ def test_free_names_equal_greedy_decoding_over_names_and_ids(
     engine: Engine, reference: Engine, encoder: PromptEncoder, text: str
 ) -> None:
     prompt = encoder.content(text, None)
-    head = encoder.encode_static("<answer>\nRequest:unsafe\nCategory:")
+    head = encoder.encode_static("<answer>\nRequest:unsafe\nCategory")
     ids = [*prompt.prefix_ids.tolist(), *prompt.content_ids.tolist()]
     expected = spell(reference, encoder, ids + head)
     grammar = AnswerGrammar(encoder.encode_static, POLICY, "absent")
@@ -127,6 +127,13 @@ def test_free_names_equal_greedy_decoding_over_names_and_ids(
     assert answer.category == expected
 
 
+def label_tokens(encoder: PromptEncoder) -> tuple[list[int], int, int]:
+    """What two opposite answers share, and the tokens with which they part."""
+    safe, unsafe = (encoder.encode_static(f"<answer>\nRequest:{label}\n") for label in LABELS)
+    part = next(i for i, (a, b) in enumerate(zip(safe, unsafe, strict=False)) if a != b)
+    return safe[:part], safe[part], unsafe[part]
+
+
 def test_a_safe_request_costs_one_pass(engine: Engine, encoder: PromptEncoder) -> None:
     prompt = encoder.content("hello", None)
     grammar = AnswerGrammar(encoder.encode_static, POLICY, "absent")
@@ -135,8 +142,8 @@ def test_a_safe_request_costs_one_pass(engine: Engine, encoder: PromptEncoder) -
         decoder = AnswerDecoder(grammar, lambda: pytest.fail("no names here"), safe)
         decoded = decoder.decode(sequence, prompt.content_ids.tolist())
         assert "decode" not in sequence.timings.ms
-        forced = len(encoder.encode_static("<answer>\nRequest:"))
-        assert sequence.length == len(prompt.prefix_ids) + len(prompt.content_ids) + forced
+        forced = label_tokens(encoder)[0]
+        assert sequence.length == len(prompt.prefix_ids) + len(prompt.content_ids) + len(forced)
     assert (decoded.answer.request, decoded.answer.category) == ("safe", None)
 
 
@@ -144,11 +151,8 @@ def test_the_score_is_the_softmax_between_the_two_labels(
     engine: Engine, encoder: PromptEncoder
 ) -> None:
     prompt = encoder.content("hello", None)
-    head = encoder.encode_static("<answer>\nRequest:")
+    head, safe, unsafe = label_tokens(encoder)
     ids = [*prompt.prefix_ids.tolist(), *prompt.content_ids.tolist(), *head]
-    safe, unsafe = (
-        encoder.encode_static(f"<answer>\nRequest:{label}")[len(head)] for label in LABELS
-    )
     logits = next_logits(engine, ids).astype(np.float64)
     expected = 1 / (1 + np.exp(logits[safe] - logits[unsafe]))
     grammar = AnswerGrammar(encoder.encode_static, POLICY, "absent", free_names=False)

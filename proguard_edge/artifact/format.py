@@ -36,7 +36,7 @@ _MALFORMED = (
 class Calibration:
     """Turns a label's logit difference d (unsafe − safe) into a probability of "unsafe".
 
-    P = σ((d − bias) / temperature). With bias 0 the label is the one that greedy decoding would choose.
+    P = σ((d − bias) / temperature). With bias 0 the label is the one of greedy decoding.
     """
 
     bias: float = 0.0

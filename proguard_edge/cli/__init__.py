@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 
 import click
 
@@ -45,3 +47,6 @@ def main() -> None:
 
     Exit codes: 0 all safe, 1 something unsafe, 2 usage, 3 error. An error is never "safe".
     """
+    # A terminal that cannot show a character gets "?" for it: the verdict is worth more.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

@@ -1,0 +1,76 @@
+"""Moderation works with the network gone, and does not even try to reach it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+# Loads, judges and runs a batch; "refuse" makes every use of a socket an error.
+WORK = """
+import json, socket, sys
+from pathlib import Path
+
+mode, artifact, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+used = []
+
+def refuse(event, arguments):
+    if event.startswith("socket."):
+        used.append(event)
+        raise PermissionError(f"no network in this test: {event}")
+
+if mode == "refuse":
+    sys.addaudithook(refuse)
+for reach in (
+    lambda: socket.getaddrinfo("example.org", 80),
+    lambda: socket.create_connection(("127.0.0.1", 9), timeout=5),
+    lambda: socket.socket().connect(("192.0.2.1", 9)),
+):
+    try:
+        reach()
+    except OSError:
+        continue
+    raise AssertionError("the network is still there")
+assert mode != "refuse" or len(used) >= 3
+used.clear()
+
+from proguard_edge import Guard
+from proguard_edge.batch import run_batch
+
+with Guard.load(artifact, threads=1) as guard:
+    verdict = guard.moderate("hello", folder / "red.png", "there")
+    assert verdict.evaluated == ("user_text", "response", "image")
+    (folder / "rows.jsonl").write_text(json.dumps({"user": "hello", "image": "red.png"}))
+    *_, summary = run_batch(guard, folder / "rows.jsonl", folder / "out.jsonl")
+    assert summary.unsafe + summary.safe == 1
+assert not used, used
+print("done")
+"""
+
+
+def work(folder: Path, artifact: Path, mode: str, *before: str) -> None:
+    Image.new("RGB", (60, 60), "red").save(folder / "red.png")
+    command = [*before, sys.executable, "-c", WORK, mode, str(artifact), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_nothing_touches_a_socket(tiny_onnx, tmp_path):
+    work(tmp_path, tiny_onnx, "refuse")
+
+
+def test_a_machine_without_a_network_moderates(tiny_onnx, tmp_path):
+    alone = next((w for w in (["unshare", "-n"], ["unshare", "-rn"]) if _works(w)), None)
+    if alone is None:
+        pytest.skip("unshare cannot take the network away here")
+    work(tmp_path, tiny_onnx, "gone", *alone)
+
+
+def _works(command: list[str]) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
