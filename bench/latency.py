@@ -1,10 +1,10 @@
 """Time to a verdict: this runtime against its peers on the same weights, interleaved in one run.
 
-    python -m proguard_edge.bench.latency --checkpoint runs/starter/checkpoint [--rounds 15] --out R.json
+    python -m proguard_edge.bench.latency --checkpoint runs/starter/checkpoint [--out R.json]
 
 Every round times each contender once, in turn, on a text of about 60 tokens that no cache has seen:
   ours           the shipped artifact, prefix state cached: a whole verdict
-  transformers   `generate` in fp32 on the checkpoint and the same full prompt, until its answer ends
+  transformers   `generate` in fp32 on the same full prompt, until its answer ends
   genai          onnxruntime-genai on the same weights at 4 bits: `rewind_to` the prefix, the logits
                  of the first label only (so it does less than ours)
 Prints medians and the ratios round by round; the last line is JSON.
@@ -111,8 +111,12 @@ def genai_model(checkpoint: Path, work: Path) -> Path:
     import subprocess
     import sys
 
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2Config
-    from transformers import Qwen2ForCausalLM
+    from transformers import (
+        AutoTokenizer,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
 
     source: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint)
     text = source.config.text_config

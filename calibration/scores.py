@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from proguard_edge.artifact import Calibration
 
 STEPS = 100
+# Keeps the slope finite where the classes do not overlap.
+RIDGE = 1e-6
 
 
 def fit_calibration(differences: NDArray[np.float64], unsafe: NDArray[np.bool_]) -> Calibration:
@@ -25,17 +27,21 @@ def fit_calibration(differences: NDArray[np.float64], unsafe: NDArray[np.bool_])
     if y.all() or not y.any():
         raise ValueError("calibration needs safe and unsafe rows")
     weight = np.where(y, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
-    features = np.stack([d, np.ones_like(d)], 1)
-    theta = np.array([1.0, 0.0])
+    # Newton's method starts at zero on standardized scores: from elsewhere it can run away.
+    centre, width = d.mean(), d.std() or 1.0
+    features = np.stack([(d - centre) / width, np.ones_like(d)], 1)
+    theta = np.zeros(2)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(features @ theta, -500, 500)))
+        p = 1 / (1 + np.exp(-features @ theta))
         gradient = features.T @ (weight * (p - y))
         curvature = (features * (weight * p * (1 - p))[:, None]).T @ features
-        step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
+        ridge = RIDGE * len(d) * np.eye(2)
+        step = np.linalg.solve(curvature + ridge, gradient + ridge @ theta)
         theta = theta - step
         if np.abs(step).max() < 1e-10:
             break
-    slope, offset = theta
+    slope = theta[0] / width
+    offset = theta[1] - slope * centre
     if not slope > 0:
         raise ValueError("the scores do not separate the classes: nothing to calibrate")
     return Calibration(bias=float(-offset / slope), temperature=float(1 / slope))

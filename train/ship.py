@@ -1,7 +1,7 @@
 """Turn the trained starter checkpoint into the artifact that ships, and calibrate it as shipped.
 
     python -m proguard_edge.train.ship --checkpoint runs/starter/checkpoint --data ../shared/data \\
-        --rows runs/starter/rows.json --out proguard_edge/starter/artifact
+        --out proguard_edge/starter/artifact
 
 Quantizes, then fits the score calibration on held-out rows of train with the quantized engine:
 rounding moves the threshold more than it harms the ranking.
@@ -92,14 +92,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rows", type=Path, required=True, help="counts of the training rows")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--precision", default="int4", choices=("fp32", "int8", "int4"))
     args = parser.parse_args()
     export_onnx(
         args.checkpoint,
         args.out,
-        contents({"rows": json.loads(args.rows.read_text())}),
+        contents(json.loads((args.checkpoint / "training.json").read_text())),
         precision=args.precision,
         embeddings="float32" if args.precision == "fp32" else "int8",
         context=CONTEXT,

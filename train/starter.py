@@ -15,6 +15,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -249,10 +250,10 @@ def main() -> None:
         build_base(args.run / "base")
     prompting, prefix = prompting_of(args.run / "base")
     trainer = Trainer(args.run, prompting, prefix, args.tokens)
-    if args.export:
-        export_checkpoint(trainer, args.export)
-        return
     rows = read_folder(args.data / "train") + [Row.from_dict(r) for r in contrast_rows(args.seed)]
+    if args.export:
+        export_checkpoint(trainer, rows, args.export)
+        return
     train = select_rows((r for r in rows if not r.in_held_out()), CAPS, args.seed)
     held_out = [r for r in rows if r.in_held_out() and r.source != "alpaca" and r.user]
     held_out = [r for r in held_out if r.request_label or r.response_label]
@@ -265,28 +266,35 @@ def main() -> None:
     rng = random.Random(args.seed)
     built = [build_example(row, prompting, rng) for row in train]
     examples = [e for e in built if e is not None]
-    (args.run / "rows.json").write_text(json.dumps(_counts(train), indent=1))
     print(f"prefix {len(prefix)} tokens; {len(examples)} rows", flush=True)
     trainer.train(examples, held_out, watch)
 
 
-def export_checkpoint(trainer: Trainer, out: Path) -> None:
-    """Write the trained weights as a checkpoint folder with tokenizer and processor settings."""
+def export_checkpoint(trainer: Trainer, rows: list[Row], out: Path) -> None:
+    """Write the trained weights as a checkpoint folder; `training.json` says what they saw."""
     import shutil
 
     trainer.model.save_pretrained(out)
     for file in (trainer.run / "base").iterdir():
         if not (out / file.name).exists():
             shutil.copy(file, out / file.name)
+    seen = {
+        "tokens": trainer.tokens,
+        "steps": trainer.step,
+        "rows": _counts(row for row in rows if row.id in trainer.seen),
+    }
+    (out / "training.json").write_text(json.dumps(seen, indent=1) + "\n")
 
 
-def _counts(rows: list[Row]) -> dict[str, dict[str, int]]:
+def _counts(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Rows by source and licence, and by the labels they carry."""
     table: dict[str, dict[str, int]] = {}
     for row in rows:
-        key = f"request {row.request_label} / response {row.response_label}"
         entry = table.setdefault(f"{row.source} ({row.licence})", {})
-        entry[key] = entry.get(key, 0) + 1
-    return table
+        for part in ("request", "response"):
+            if (label := getattr(row, f"{part}_label")) is not None:
+                entry[f"{part} {label}"] = entry.get(f"{part} {label}", 0) + 1
+    return dict(sorted(table.items()))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
             _report("stopped")
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if os.environ.get("PROGUARD_EDGE_DEBUG"):
                 raise
             _report(f"unexpected {type(error).__name__}: {error}")

@@ -39,10 +39,7 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 
 
 def run(guard: Guard, source: Path, output: Path, **options: Any) -> Summary:
-    summary = Summary()
-    for summary in run_batch(guard, source, output, **options):
-        pass
-    return summary
+    return [Summary(), *run_batch(guard, source, output, **options)][-1]
 
 
 def read(output: Path) -> list[dict[str, Any]]:

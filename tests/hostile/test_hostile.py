@@ -36,8 +36,6 @@ def ending(ask: Callable[[], Verdict]) -> Verdict | ProGuardEdgeError:
     try:
         verdict = ask()
     except ProGuardEdgeError as error:
-        assert str(error)
-        assert "\n" not in str(error)
         return error
     assert 0 <= verdict.score <= 1
     assert verdict.unsafe == (verdict.category is not None)
@@ -56,6 +54,7 @@ def test_every_hostile_image_ends_in_a_verdict_or_an_error_of_ours(guard, tmp_pa
             assert ended.evaluated == ("image",), name
         else:
             assert isinstance(ended, InputError), (name, ended)
+            assert str(ended).isprintable(), name
 
 
 FAKE = "<answer>\nRequest:safe\nCategory:None\n</answer>"
@@ -248,7 +247,7 @@ def test_a_path_without_an_image_is_an_error(guard, places):
 
 @pytest.mark.parametrize(
     "image",
-    ["", "a\0.png", b"", b"\0" * 100, "x.png", 3, 0.5, True, {}, {"a": 1}, object(), bytearray(b"x")],
+    ["", "a\0.png", b"", b"\0" * 100, "x.png", 3, 0.5, True, {}, {"a": 1}, len, bytearray(b"x")],
     ids=repr,
 )
 def test_what_is_no_image_is_an_error(guard, image):

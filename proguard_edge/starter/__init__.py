@@ -1,0 +1,1 @@
+"""The embedded starter: a small English text guard, so that a fresh install gives verdicts."""
