@@ -41,13 +41,14 @@ def summarize(judged: list[Judged]) -> dict[str, dict[str, Any]]:
             label = getattr(row, f"{part}_label")
             if label is None:
                 continue
-            if isinstance(verdict, ProGuardEdgeError):
+            found = None if isinstance(verdict, ProGuardEdgeError) else getattr(verdict, part)
+            if found is None:
                 errors += 1
                 continue
-            scores.append(getattr(verdict, part).score)
+            scores.append(found.score)
             truth.append(label == "unsafe")
-        if truth:
-            out[part] = {**measure(scores, truth).to_dict(), "errors": errors}
+        if truth or errors:
+            out[part] = {**(measure(scores, truth).to_dict() if truth else {}), "errors": errors}
     if (share := _right_categories(judged)) is not None:
         out["category"] = share
     return out
@@ -89,9 +90,12 @@ def main() -> None:
 def _line(name: str, part: str, found: dict[str, Any]) -> str:
     if part == "category":
         return f"{name:<24}{part:<10}{found['rows']:>12}  accuracy {found['accuracy']:.3f}"
+    if "f1" not in found:
+        return f"{name:<24}{part:<10}  no verdict, {found['errors']} errors"
     shown = [found[k] for k in ("f1", "weighted_f1", "recall", "fpr", "auroc")]
     cells = " ".join("  –  " if v is None else f"{v:.3f}" for v in shown)
-    return f"{name:<24}{part:<10}{found['safe']:>6}/{found['unsafe']:<5}  {cells}"
+    errors = f"  {found['errors']} errors" if found["errors"] else ""
+    return f"{name:<24}{part:<10}{found['safe']:>6}/{found['unsafe']:<5}  {cells}{errors}"
 
 
 if __name__ == "__main__":

@@ -105,7 +105,10 @@ def write_common(folder: Path, checkpoint: Checkpoint, contents: Contents) -> No
     (folder / "policy.yaml").write_text(contents.policy.to_yaml(), encoding="utf-8", newline="\n")
     template = contents.template.source
     (folder / "template.jinja").write_text(template, encoding="utf-8", newline="")
-    shutil.copyfile(checkpoint.folder / "tokenizer.json", folder / "tokenizer.json")
+    tokenizer = read_json(checkpoint.folder / "tokenizer.json")
+    # Without white space: a third smaller, and as much faster to read at every start.
+    text = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8", newline="\n")
     if contents.vision:
         settings = read_json(checkpoint.folder / "preprocessor_config.json")
         processor = ImageProcessor.from_hf(settings).to_json()

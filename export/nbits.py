@@ -19,13 +19,18 @@ Floats = NDArray[np.float32]
 
 
 def quantize_graph(
-    model: Any, bits: int, block: int = 32, accuracy_level: int = 0, compact_scales: bool = False
+    model: Any,
+    bits: int,
+    block: int = 32,
+    accuracy_level: int = 0,
+    compact_scales: bool = False,
+    search: bool = True,
 ) -> int:
     """Round every constant matrix of a MatMul of an onnx-ir model in place; how many there were.
 
     bits: 4 or 8. accuracy_level: 0 keeps activations in float32, 4 lets the kernel round them to
     8 bits. compact_scales: store scales as float16, cast to float32 when the session starts.
-    Raises ArtifactError: a graph without such nodes, or weights that are not finite.
+    search: see `round_blocks`. Raises ArtifactError: a graph without such nodes, or weights that are not finite.
     """
     attributes = {"bits": bits, "block_size": block}
     if accuracy_level:
@@ -33,14 +38,16 @@ def quantize_graph(
     count = 0
     for node in list(model.graph):
         if node.op_type == "MatMul" and node.inputs[1].const_value is not None:
-            _replace(model.graph, node, attributes, compact_scales)
+            _replace(model.graph, node, attributes, compact_scales, search)
             count += 1
     if not count:
         raise ArtifactError("the decoder's graph holds no matrices to quantize")
     return count
 
 
-def pack(weight: Floats, bits: int, block: int, half_scales: bool) -> dict[str, NDArray[Any]]:
+def pack(
+    weight: Floats, bits: int, block: int, half_scales: bool, search: bool = True
+) -> dict[str, NDArray[Any]]:
     """`weight` float32 [K, N] as MatMulNBits stores it: arrays "Q", "scales", "zeros".
 
     K is filled up with zeros to whole blocks.
@@ -49,7 +56,7 @@ def pack(weight: Floats, bits: int, block: int, half_scales: bool) -> dict[str, 
     count = -(-rows // block)
     padded = np.zeros((columns, count * block), np.float32)
     padded[:, :rows] = weight.T
-    blocks = round_blocks(padded.reshape(-1, block), bits, half_scales=half_scales)
+    blocks = round_blocks(padded.reshape(-1, block), bits, half_scales=half_scales, search=search)
     levels = blocks.levels.reshape(columns, count, block)
     zeros = blocks.zeros.reshape(columns, count)
     scales = blocks.scales.reshape(columns, count)
@@ -76,12 +83,14 @@ def unpack(packed: dict[str, NDArray[Any]], rows: int, bits: int) -> Floats:
     return np.ascontiguousarray(blocks.weights().reshape(columns, -1)[:, :rows].T)
 
 
-def _replace(graph: Any, node: Any, attributes: dict[str, int], compact: bool) -> None:
+def _replace(
+    graph: Any, node: Any, attributes: dict[str, int], compact: bool, search: bool
+) -> None:
     import onnx_ir as ir
 
     source, weight = node.inputs
     array = np.asarray(weight.const_value.numpy(), np.float32)
-    packed = pack(array, attributes["bits"], attributes["block_size"], compact)
+    packed = pack(array, attributes["bits"], attributes["block_size"], compact, search)
     inputs = [source]
     new = []
     for part, values in packed.items():

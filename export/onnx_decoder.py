@@ -35,6 +35,7 @@ def export_decoder(
     block_size: int = 32,
     accuracy_level: int = 4,
     compact_scales: bool = False,
+    search: bool = True,
     context: int | None = None,
 ) -> tuple[Path, Path]:
     """Write the decoder of `checkpoint` into `out`; the two files. Equal inputs, equal bytes.
@@ -54,6 +55,7 @@ def export_decoder(
             block_size=block_size,
             accuracy_level=accuracy_level,
             compact_scales=compact_scales,
+            search=search,
             context=context,
         )
 
@@ -91,13 +93,14 @@ def finish_decoder(
     block_size: int = 32,
     accuracy_level: int = 4,
     compact_scales: bool = False,
+    search: bool = True,
     context: int | None = None,
 ) -> tuple[Path, Path]:
     """Round the float32 graph `source` and save it in `out`; the two files.
 
     int4 and int8 are asymmetric, in blocks of `block_size` (16 to 256). accuracy_level 4 lets the
     kernel round activations to 8 bits as well, 0 does not. compact_scales stores float16 scales,
-    2 bytes less a block. context cuts the rotary tables to that many positions.
+    2 bytes less a block. search: see `round_blocks`. context cuts the rotary tables to that many positions.
     Raises ArtifactError: see `quantize_graph`.
     """
     need("onnx_ir")
@@ -105,7 +108,7 @@ def finish_decoder(
 
     model = ir.load(source)
     if bits := BITS[precision]:
-        quantize_graph(model, bits, block_size, accuracy_level, compact_scales)
+        quantize_graph(model, bits, block_size, accuracy_level, compact_scales, search)
     if context is not None:
         _cut_rotary_tables(model.graph, context)
     return save(model, out / NAME)

@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 SHRINK = np.linspace(0.7, 1.05, 8, dtype=np.float32)
+SPAN = np.ones(1, np.float32)
 CHUNK_WEIGHTS = 1 << 18
 
 
@@ -44,13 +45,19 @@ class Blocks:
 
 
 def round_blocks(
-    weights: Floats, bits: int, *, symmetric: bool = False, half_scales: bool = False
+    weights: Floats,
+    bits: int,
+    *,
+    symmetric: bool = False,
+    half_scales: bool = False,
+    search: bool = True,
 ) -> Blocks:
     """Round `weights` float32 [N, block] to levels of `bits` (4 or 8), each row a block.
 
     symmetric: the zero level is the middle one and the lowest level is not used, so that levels
     minus zero fit a signed integer that is as wide below zero as above. half_scales: scales are
-    chosen among float16 numbers. Raises ArtifactError for weights that are not finite.
+    chosen among float16 numbers. search: try several scales; without, the one that spans the block,
+    which is the rounding of quantization-aware training. Raises ArtifactError for weights that are not finite.
     """
     if not np.isfinite(weights).all():
         raise ArtifactError("the checkpoint has weights that are not finite numbers")
@@ -58,7 +65,8 @@ def round_blocks(
     chunks = (weights[start : start + step] for start in range(0, len(weights), step))
     # numpy gives up the interpreter's lock, so threads do help; the result does not depend on them.
     with ThreadPoolExecutor() as pool:
-        parts = list(pool.map(lambda x: _best(x, bits, symmetric, half_scales), chunks))
+        best = _best if search else _spanning
+        parts = list(pool.map(lambda x: best(x, bits, symmetric, half_scales), chunks))
     return Blocks(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -69,7 +77,7 @@ def _best(weights: Floats, bits: int, symmetric: bool, half: bool) -> tuple[Byte
     zeros = np.zeros((len(weights), 1), np.float32)
     least = np.full((len(weights), 1), np.inf, np.float32)
     lowest = 1 if symmetric else 0
-    for scale, zero in _candidates(weights, bits, symmetric):
+    for scale, zero in _candidates(weights, bits, symmetric, SHRINK):
         signed = _round(weights, scale, zero, lowest, bits)
         scale = _refit(weights, signed, scale, half)
         signed = _round(weights, scale, zero, lowest, bits)
@@ -82,7 +90,20 @@ def _best(weights: Floats, bits: int, symmetric: bool, half: bool) -> tuple[Byte
     return levels.astype(np.uint8), scales[:, 0], zeros[:, 0].astype(np.uint8)
 
 
-def _candidates(weights: Floats, bits: int, symmetric: bool) -> Iterator[tuple[Floats, Floats]]:
+def _spanning(
+    weights: Floats, bits: int, symmetric: bool, half: bool
+) -> tuple[Bytes, Floats, Bytes]:
+    """Levels, scales and zeros of the scale that spans each block."""
+    scale, zero = next(_candidates(weights, bits, symmetric, SPAN))
+    if half:
+        scale = scale.astype(np.float16).astype(np.float32)
+    signed = _round(weights, scale, zero, 1 if symmetric else 0, bits)
+    return (signed + zero).astype(np.uint8), scale[:, 0], zero[:, 0].astype(np.uint8)
+
+
+def _candidates(
+    weights: Floats, bits: int, symmetric: bool, factors: Floats
+) -> Iterator[tuple[Floats, Floats]]:
     """Scales and zeros, both float32 [N, 1], that span somewhat less or more than the block."""
     top = 2**bits - 1
     low = np.minimum(weights.min(1, keepdims=True), 0)
@@ -92,7 +113,7 @@ def _candidates(weights: Floats, bits: int, symmetric: bool) -> Iterator[tuple[F
         low, top = -high, top - 1
     # A block of zeros gets any scale whose inverse is finite.
     span = np.maximum(high - low, np.float32(1e-30))
-    for shrink in SHRINK:
+    for shrink in factors:
         scale = span * (shrink / np.float32(top))
         # The zero level keeps the middle of the span in the middle of the levels.
         zero = np.clip(np.rint(top / 2 - (high + low) / (2 * scale)), 0, top)

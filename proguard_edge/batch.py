@@ -1,12 +1,15 @@
 """Many rows: JSONL in, JSONL out, resumable, an error is a row like any other.
 
-Each output line is `{"id": …, "verdict": {…}}` or `{"id": …, "error": {"type", "message"}}`. A line
-is written whole and flushed; a run that was stopped goes on behind the last whole line.
+Each output line is `{"id": …, "key": …, "verdict": {…}}`, or with `"error": {"type", "message"}` in
+place of the verdict. The key is a digest of the row, its images' sizes and times, the artifact, the
+policy and the mode. A line is written whole and flushed; a run that was stopped goes on behind the
+last whole line, and never takes an old verdict for a row that has changed.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -49,8 +52,30 @@ class Summary:
             self.safe += 1
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
-    """(id, row) for each non-empty line; a line that is no JSON object comes as its error.
+@dataclass(frozen=True)
+class BatchRow:
+    """A line of the input: its id, its bytes, and the row or what is wrong with it."""
+
+    id: str
+    raw: bytes
+    row: dict[str, Any] | InputError
+
+    def key(self, folder: Path, identity: str) -> str:
+        """Digest (hex) of all that the verdict on this row depends on."""
+        state = hashlib.sha256(identity.encode() + b"\n" + self.raw.strip())
+        images = self.row.get("image") if isinstance(self.row, dict) else None
+        for image in images if isinstance(images, list) else [images]:
+            if isinstance(image, str):
+                try:
+                    status = (folder / image).stat()
+                    state.update(f"{status.st_size}:{status.st_mtime_ns}".encode())
+                except (OSError, ValueError):
+                    state.update(b"unreadable")
+        return state.hexdigest()[:32]
+
+
+def read_rows(path: Path) -> Iterator[BatchRow]:
+    """Each non-empty line; one that is no JSON object comes with its error.
 
     A row without an id gets `line-<number>`. Raises InputError when the file cannot be read.
     """
@@ -77,16 +102,16 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _row(raw: bytes, number: int) -> tuple[str, dict[str, Any] | InputError]:
+def _row(raw: bytes, number: int) -> BatchRow:
     name = f"line-{number}"
     try:
         row = json.loads(raw)
     except (ValueError, RecursionError):
-        return name, InputError(f"line {number} is not JSON")
+        return BatchRow(name, raw, InputError(f"line {number} is not JSON"))
     if not isinstance(row, dict):
-        return name, InputError(f"line {number} is not a JSON object")
+        return BatchRow(name, raw, InputError(f"line {number} is not a JSON object"))
     own = row.get("id")
-    return name if own is None else str(own), row
+    return BatchRow(name if own is None else str(own), raw, row)
 
 
 def run_batch(
@@ -99,22 +124,31 @@ def run_batch(
 ) -> Iterator[Summary]:
     """Judge every row of `source`; yields the running summary after each.
 
-    Rows whose id stands in `output` already are skipped; their counts are in the summary.
-    Raises InputError when a file cannot be read or written.
+    Rows that stand in `output` already are skipped; their counts are in the summary. Raises
+    InputError when a file cannot be read or written, or when `output` answers a row of the same id
+    that was another one, or was judged by another artifact, policy or mode.
     """
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"{output}: is the input; choose another name for the output")
     summary = Summary()
     done = _resume(output, summary)
+    used = (policy or guard.policy).digest()
+    identity = f"{guard.artifact.digest} {used} {mode}"
     try:
         # A lone surrogate in an id becomes its own JSON escape: the id comes back as it was.
         with output.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            for name, row in read_rows(source):
-                if done.get(name, 0):
-                    done[name] -= 1
+            for row in read_rows(source):
+                key = row.key(source.parent, identity)
+                if keys := done.get(row.id):
+                    if key not in keys:
+                        raise InputError(
+                            f"{output}: answers another row {row.id!r}, or was made with another "
+                            "artifact, policy or mode; choose another name"
+                        )
+                    keys.remove(key)
                     summary.skipped += 1
                 else:
-                    line = _judge(guard, name, row, source.parent, policy, mode)
+                    line = _judge(guard, row, key, source.parent, policy, mode)
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     file.flush()
                     summary.add(line)
@@ -125,24 +159,25 @@ def run_batch(
 
 def _judge(
     guard: Guard,
-    name: str,
-    row: dict[str, Any] | InputError,
+    row: BatchRow,
+    key: str,
     folder: Path,
     policy: Policy | None,
     mode: Mode,
 ) -> dict[str, Any]:
     try:
-        if isinstance(row, InputError):
-            raise row
-        verdict = guard.judge(Request.from_row(row, folder), policy=policy, mode=mode)
+        if isinstance(row.row, InputError):
+            raise row.row
+        verdict = guard.judge(Request.from_row(row.row, folder), policy=policy, mode=mode)
     except ProGuardEdgeError as error:
-        return {"id": name, "error": {"type": type(error).__name__, "message": str(error)}}
-    return {"id": name, "verdict": verdict.to_dict()}
+        found = {"type": type(error).__name__, "message": str(error)}
+        return {"id": row.id, "key": key, "error": found}
+    return {"id": row.id, "key": key, "verdict": verdict.to_dict()}
 
 
-def _resume(output: Path, summary: Summary) -> dict[str, int]:
-    """How often each id was answered already; a half-written last line is cut off."""
-    done: dict[str, int] = {}
+def _resume(output: Path, summary: Summary) -> dict[str, list[str]]:
+    """The keys under which each id was answered; a half-written last line is cut off."""
+    done: dict[str, list[str]] = {}
     # A device, such as /dev/stdout, holds nothing to go on from.
     if not output.is_file():
         return done
@@ -158,8 +193,7 @@ def _resume(output: Path, summary: Summary) -> dict[str, int]:
                     break
                 line = json.loads(raw)
                 summary.add(line)
-                name = str(line["id"])
-                done[name] = done.get(name, 0) + 1
+                done.setdefault(str(line["id"]), []).append(str(line.get("key")))
                 whole += len(raw)
             file.truncate(whole)
     except OSError as error:

@@ -62,6 +62,24 @@ class Cache:
             return False
         return True
 
+    def prune(self, name: str, limit: int) -> None:
+        """Remove the oldest files of a subfolder until they take at most `limit` bytes."""
+        if self.folder is None:
+            return
+        try:
+            files = [
+                (p.stat().st_mtime_ns, p.stat().st_size, p) for p in (self.folder / name).iterdir()
+            ]
+            total = sum(size for _, size, _ in files)
+            for _, size, path in sorted(files):
+                if total <= limit:
+                    break
+                path.unlink(missing_ok=True)
+                total -= size
+        except OSError:
+            # Another process pruned at the same time, or the folder is read-only: next time.
+            return
+
 
 def _private(folder: Path) -> bool:
     """Make the folder if need be; whether it is ours alone to write."""

@@ -179,6 +179,7 @@ def reason(
     ids: Sequence[int],
     images: Sequence[Patches],
     encode: Callable[[str], Sequence[int]],
+    decode: Callable[[Sequence[int]], str],
     pieces: Sequence[str],
     limit: int,
 ) -> Reasoning:
@@ -188,7 +189,7 @@ def reason(
     """
     pending = [*ids, *encode(THINK_OPEN)]
     blocked = np.array([piece == "" for piece in pieces])
-    text, generated, phase = "", 0, "prefill"
+    text, thought, generated, phase = "", list[int](), 0, "prefill"
     while generated < limit:
         logits = sequence.extend(np.array(pending, np.int64), images, None, phase)
         if not np.isfinite(logits).all():
@@ -198,6 +199,7 @@ def reason(
         logits = np.where(blocked, -np.inf, logits[: len(pieces)])
         token = int(logits.argmax())
         pending, generated = [token], generated + 1
+        thought.append(token)
         text += pieces[token]
         if any(tag in text for tag in THINK_CLOSE):
             break
@@ -206,5 +208,7 @@ def reason(
         text += "\n" + THINK_CLOSE[0]
     if not text.endswith("\n"):
         pending += encode("\n")
-    thoughts = min(text.find(tag) for tag in THINK_CLOSE if tag in text)
-    return Reasoning(text[:thoughts].strip(), pending, generated)
+    # Characters may be spread over tokens: only the whole can be turned into text.
+    whole = decode(thought)
+    end = min((whole.find(tag) for tag in THINK_CLOSE if tag in whole), default=len(whole))
+    return Reasoning(whole[:end].strip(), pending, generated)

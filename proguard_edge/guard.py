@@ -25,6 +25,7 @@ from proguard_edge.verdict import Verdict
 if TYPE_CHECKING:
     from proguard_edge.request import ImageSource
 
+MAX_POLICIES = 32
 STARTER = Path(__file__).parent / "starter" / "artifact"
 
 
@@ -99,19 +100,27 @@ class Guard:
         self._check(request, mode)
         judge = self.judge_of(policy)
         limits = self.artifact.limits
-        views = views_of(request.images, self._processor) if request.images else []
+        views = views_of(request.images, self._processor) if request.images else iter(())
         window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
-        pieces = split_request(request, views, judge.encoder, window, overlap)
-        usage = Usage({"preprocess": 1000 * (perf_counter() - begin)}, {})
-        findings = [judge.find(piece, mode, usage) for piece in pieces]
-        usage.ms["total"] = 1000 * (perf_counter() - begin)
+        usage, findings = Usage({}, {}), []
+        for piece in split_request(request, views, judge.encoder, window, overlap):
+            findings.append(judge.find(piece, mode, usage))
+        elapsed = 1000 * (perf_counter() - begin)
+        # Everything but the engine: decoding and resizing images, tokenizing, reading answers.
+        usage.ms["preprocess"] = elapsed - sum(usage.ms.values())
+        usage.ms["total"] = elapsed
         return verdict_of(request, findings, judge.encoder.policy, mode, self.artifact, usage)
 
     def _check(self, request: Request, mode: Mode) -> None:
-        if request.images and "image" not in self.artifact.modalities:
+        known = self.artifact.modalities
+        if request.images and not {"image", "text-image"} & set(known):
             raise ArtifactError(
                 f"{self.artifact.name} reads text only, the image was not judged; "
                 "`proguard-edge export` makes an artifact that sees from a ProGuard checkpoint"
+            )
+        if request.modality not in known:
+            raise ArtifactError(
+                f"{self.artifact.name} reads {', '.join(known)}; {request.modality} was not judged"
             )
         if mode not in self.artifact.modes:
             raise ArtifactError(
@@ -128,6 +137,8 @@ class Guard:
                     f"{self.artifact.name} was trained on its own policy and knows no other; "
                     "export a ProGuard checkpoint to use your policy"
                 )
+            if len(self._judges) >= MAX_POLICIES:
+                del self._judges[next(iter(self._judges))]
             encoder = self._encoder.with_policy(policy)
             self._judges[key] = Judge(self.artifact, self.engine, encoder, lambda: self._names)
         return self._judges[key]

@@ -64,9 +64,15 @@ class Judge:
         with self._engine.start(prompt.prefix_ids) as sequence:
             ids, thoughts = prompt.content_ids.tolist(), None
             if mode == "reason":
-                encode, pieces = self.encoder.encode_static, self.encoder.pieces
-                limit = self._artifact.limits.get("reason_tokens", 512)
-                thoughts = reason(sequence, ids, images, encode, pieces, limit)
+                thoughts = reason(
+                    sequence,
+                    ids,
+                    images,
+                    self.encoder.encode_static,
+                    self.encoder.decode,
+                    self.encoder.pieces,
+                    self._artifact.limits.get("reason_tokens", 512),
+                )
                 ids, images = thoughts.pending, []
             decoded = decoder.decode(sequence, ids, images)
             generated = decoded.generated + (thoughts.generated if thoughts else 0)

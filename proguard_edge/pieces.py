@@ -6,7 +6,7 @@ at one by one. Every window and every view is in at least one piece; nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,34 +27,41 @@ class Piece:
     image: Patches | None
 
 
-def views_of(images: Iterable[ImageSource], processor: ImageProcessor) -> list[Patches]:
-    """Patches of every view of every image. Raises ImageError, LimitError."""
-    return [processor(view.image) for image in images for view in load_image(image)]
+def views_of(images: Iterable[ImageSource], processor: ImageProcessor) -> Iterator[Patches]:
+    """Patches of every view of every image, made when they are asked for: each may be large.
+
+    Raises ImageError, LimitError.
+    """
+    for image in images:
+        for view in load_image(image):
+            yield processor(view.image)
 
 
 def split_request(
     request: Request,
-    views: Sequence[Patches],
+    views: Iterator[Patches],
     encoder: PromptEncoder,
     window: int,
     overlap: int,
-) -> list[Piece]:
-    """Pieces of a request; a text has at most `window` tokens in each. Raises TextError.
+) -> Iterator[Piece]:
+    """Pieces of a request; a text has at most `window` tokens in each. Raises InputError.
 
-    `views`: every way to see each of the request's images, see `views_of`.
-
-    The first window of one part stands beside every window of the other, so that a response is
-    read with the beginning of what it answers.
+    `views`: every way to see each of the request's images, see `views_of`. The first window of one
+    part stands beside every window of the other, so that a response is read with the beginning of
+    what it answers.
     """
     users: list[str | None] = [*_windows(request.user, encoder, window, overlap)] or [None]
     responses: list[str | None] = [*_windows(request.response, encoder, window, overlap)] or [None]
     if request.response is not None and responses == [None]:
         responses = [""]
-    seen: list[Patches | None] = [*views] or [None]
-    pieces = [Piece(users[0], responses[0], view) for view in seen]
-    pieces += [Piece(user, responses[0], seen[0]) for user in users[1:]]
-    pieces += [Piece(users[0], response, seen[0]) for response in responses[1:]]
-    return pieces
+    first = next(views, None)
+    yield Piece(users[0], responses[0], first)
+    for view in views:
+        yield Piece(users[0], responses[0], view)
+    for user in users[1:]:
+        yield Piece(user, responses[0], first)
+    for response in responses[1:]:
+        yield Piece(users[0], response, first)
 
 
 def _windows(text: str | None, encoder: PromptEncoder, window: int, overlap: int) -> list[str]:

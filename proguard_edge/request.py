@@ -12,9 +12,12 @@ from proguard_edge.errors import InputError, LimitError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from proguard_edge.template import Modality
+
     ImageSource = str | Path | bytes | Image.Image
 
 MAX_TEXT_CHARS = 100_000
+MAX_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,27 @@ class Request:
                 )
         if not isinstance(self.images, tuple):
             raise InputError(f"images must be a tuple, not {type(self.images).__name__}")
+        if len(self.images) > MAX_IMAGES:
+            raise LimitError(f"{len(self.images)} images, the limit is {MAX_IMAGES}")
+
+    @property
+    def modality(self) -> Modality:
+        """The kind of conversation: "text", "text-image", or "image" for images alone."""
+        if not self.images:
+            return "text"
+        spoken = self.response is not None or bool(self.user and self.user.strip())
+        return "text-image" if spoken else "image"
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], folder: Path) -> Request:
         """A row with `user`, `response`, `image` (a path relative to `folder`, or a list of them).
 
-        Raises InputError when the row has none of them, or a field is of another type.
+        Raises InputError when the row has none of them, a field is of another type, or content
+        stands under another name, where it would not be looked at.
         """
+        for name in ("images", "message", "messages"):
+            if row.get(name):
+                raise InputError(f"the row has {name!r}; user, response and image are what is read")
         images = row.get("image")
         listed = [images] if isinstance(images, str) else [] if images is None else images
         if not isinstance(listed, list) or not all(isinstance(i, str) for i in listed):

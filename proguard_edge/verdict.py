@@ -36,7 +36,7 @@ class Risk:
 class Verdict:
     """`response` is None where there was none to judge; `category` is None where all is safe.
 
-    `evaluated` lists what was looked at: "user_text", "response", "image", or "text_in_image".
+    `evaluated` lists what was looked at: "user_text", "response", "image".
     `tokens` counts prefix, content and generated tokens; `timings_ms` are milliseconds a phase.
     """
 

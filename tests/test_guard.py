@@ -62,6 +62,7 @@ def see_through() -> Image.Image:
     return Image.merge("RGBA", (*Image.new("RGB", word.size, "white").split(), word))
 
 
+ALL_UNSAFE = {part: Calibration(-100.0) for part in ("request", "response")}
 LONG = " ".join(f"sentence number {i} of many;" for i in range(150))
 
 REQUESTS = [
@@ -243,7 +244,7 @@ def test_reasoning_is_given_in_mode_reason_only(guard):
 
 
 def test_another_policy_is_judged_by_its_own_ids(other):
-    strict = other(free_names=False)
+    strict = other(free_names=False, calibration=ALL_UNSAFE)
     whole = {strict.judge(request).category.id for request in REQUESTS[:3]}
     assert whole <= set(Policy.default().ids)
     for keep in (["C8"], ["C1", "C11S2"], ["C9S3"]):
@@ -256,10 +257,11 @@ def test_another_policy_is_judged_by_its_own_ids(other):
     assert not whole & set(Policy.default().without(list(whole)).ids)
 
 
-def test_a_hidden_category_is_never_named_even_where_names_are_free(guard):
+def test_a_hidden_category_is_never_named_even_where_names_are_free(other):
+    free = other(calibration=ALL_UNSAFE)
     policy = Policy.default().subset(["C8S1"])
     for request in REQUESTS[:4]:
-        category = guard.judge(request, policy=policy).category
+        category = free.judge(request, policy=policy).category
         assert category.id in (None, *policy.ids)
         assert category.in_policy == (category.id is not None)
         assert category.name not in Policy.default().ids
@@ -379,8 +381,9 @@ def test_calibration_moves_score_and_label_as_documented(other, alone):
             expected = 1 / (1 + math.exp(-(difference - bias) / temperature))
             assert found.score == pytest.approx(expected, abs=1e-6)
             assert found.label == ("unsafe" if bias < difference else "safe")
-    only = other(calibration={"request": Calibration(100.0)}).judge(REQUESTS[1])
-    assert (only.request.label, only.response) == ("safe", plain.response)
+    # Not the other way round: the response is judged behind the label that the request was given.
+    only = other(calibration={"response": Calibration(100.0)}).judge(REQUESTS[1])
+    assert (only.request, only.response.label) == (plain.request, "safe")
 
 
 def test_a_verdict_is_unsafe_where_either_part_is_and_has_a_category_only_then(other):

@@ -9,8 +9,9 @@ from typing import Any
 
 from proguard_edge.artifact import write_artifact
 
-# The tiny random model finds everything unsafe; with this bias it finds everything safe.
+# The tiny random model finds most things unsafe; with these biases all or none of them.
 ALL_SAFE = {part: {"bias": 100.0, "temperature": 1.0} for part in ("request", "response")}
+ALL_UNSAFE = {part: {"bias": -100.0, "temperature": 1.0} for part in ("request", "response")}
 
 
 def variant(artifact: Path, folder: Path, **changes: Any) -> Path:

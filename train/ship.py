@@ -27,10 +27,18 @@ from proguard_edge.template import Template
 from proguard_edge.train.contrast import contrast_rows
 from proguard_edge.train.examples import select_rows
 from proguard_edge.train.rows import Row, read_folder
+from proguard_edge.train.starter import MAX_CONTENT
 from proguard_edge.verdict import Verdict
 
 CONTEXT = 2048
-CALIBRATION_CAPS = {"alpaca": 250, "davidson": 120, "gpteacher_roleplay": 40, "imagenet_sample": 0}
+# Held-out contrast rows have siblings of the same template in train: they would flatter the fit.
+CALIBRATION_CAPS = {
+    "alpaca": 250,
+    "contrast": 0,
+    "davidson": 120,
+    "gpteacher_roleplay": 40,
+    "imagenet_sample": 0,
+}
 
 
 def contents(training: dict[str, Any]) -> Contents:
@@ -44,7 +52,7 @@ def contents(training: dict[str, Any]) -> Contents:
         modalities=("text",),
         free_names=False,
         policy_is_fixed=True,
-        limits={"window_tokens": 256, "overlap_tokens": 48},
+        limits={"window_tokens": MAX_CONTENT, "overlap_tokens": MAX_CONTENT // 4},
         extra={
             "licence": "CC-BY-NC-4.0 (some training rows are); base weights Apache-2.0",
             "training": training,
@@ -61,9 +69,11 @@ def calibrate(folder: Path, rows: list[Row]) -> dict[str, Calibration]:
 
 def _fit(judged: list[Judged], part: str) -> Calibration:
     pairs = [
-        (getattr(verdict, part).score, getattr(row, f"{part}_label") == "unsafe")
+        (found.score, getattr(row, f"{part}_label") == "unsafe")
         for row, verdict in judged
-        if isinstance(verdict, Verdict) and getattr(row, f"{part}_label") is not None
+        if isinstance(verdict, Verdict)
+        and getattr(row, f"{part}_label") is not None
+        and (found := getattr(verdict, part)) is not None
     ]
     scores = np.clip([s for s, _ in pairs], 1e-12, 1 - 1e-12)
     return fit_calibration(np.log(scores / (1 - scores)), np.array([y for _, y in pairs]))
@@ -104,7 +114,7 @@ def main() -> None:
         context=CONTEXT,
         force=True,
         report=print,
-        compact_scales=args.precision == "int4",
+        **({"compact_scales": True, "search": False} if args.precision == "int4" else {}),
     )
     rows = held_out_rows(args.data)
     calibration = calibrate(args.out, rows)

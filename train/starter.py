@@ -3,7 +3,8 @@
     python -m proguard_edge.train.starter --data ../shared/data --run runs/starter --tokens 900000
 
 Full fine-tuning of the upper layers (the lower ones and the embeddings keep the source's weights),
-fp32 on CPU, one shared policy prefix, loss on the label decisions and on known categories. Resumes
+fp32 on CPU, one shared policy prefix, loss on the label decisions and on known categories; the last
+`--rounded-tokens` are quantization-aware, since plain 4-bit rounding cost this model skill. Resumes
 from `--run`; rows already seen are not repeated, so rows may be added between two starts. Prints a
 line with loss, tokens/s and, now and then, the AUROC on held-out rows.
 """
@@ -16,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from proguard_edge.train.examples import (
     build_example,
     select_rows,
 )
+from proguard_edge.train.fake_quant import rounded
 from proguard_edge.train.prefix_lm import PrefixKV, PrefixLM
 from proguard_edge.train.rows import Row, read_folder, read_jsonl
 from proguard_edge.train.smollm2 import build_base
@@ -51,6 +54,7 @@ BATCH_TOKENS = 1600
 MAX_CONTENT = 128
 PREFIX_EVERY = 6
 LR = 1.5e-4
+ROUNDED_LR = 8e-5
 FROZEN_LAYERS = 10
 FORMAT_WEIGHT = 0.3
 
@@ -58,10 +62,13 @@ FORMAT_WEIGHT = 0.3
 class Trainer:
     """State of one run: model, optimizer, ids of the rows already seen, tokens consumed."""
 
-    def __init__(self, run: Path, prompting: Prompting, prefix: list[int], budget: int) -> None:
+    def __init__(
+        self, run: Path, prompting: Prompting, prefix: list[int], budget: int, rounded_budget: int
+    ) -> None:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        self.run, self.prompting, self.budget = run, prompting, budget
+        self.run, self.prompting = run, prompting
+        self.budget, self.rounded_budget = budget, rounded_budget
         if not (run / "base" / "config.json").exists():
             build_base(run / "base")
         self.model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
@@ -71,6 +78,8 @@ class Trainer:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         self.weights = self.lm.trainable()
+        # The frozen layers ship rounded as well.
+        self.matrices = [*self.lm.decoder.layers.parameters()]
         for parameter in self.weights:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
@@ -115,11 +124,13 @@ class Trainer:
         start, start_tokens, mean = time.time(), self.tokens, 0.0
         saved = evaluated = start
         for i, batch in enumerate(plan):
-            if self.tokens >= self.budget:
+            if self.tokens >= self.budget + self.rounded_budget:
                 break
-            if i % PREFIX_EVERY == 0:
-                prefix = self.lm.prefix(self.prefix_ids)
-            loss = self._update(batch, prefix)
+            with self._weights_as_shipped():
+                if i % PREFIX_EVERY == 0:
+                    prefix = self.lm.prefix(self.prefix_ids)
+                loss = self._backward(batch, prefix)
+            self._step(batch)
             mean = loss if i == 0 else 0.95 * mean + 0.05 * loss
             now = time.time()
             if self.step % 10 == 0:
@@ -139,12 +150,17 @@ class Trainer:
         self.report(held_out, watch)
 
     def _rate(self) -> float:
-        done = min(1.0, self.tokens / self.budget)
+        if self.tokens >= self.budget:
+            done = min(1.0, (self.tokens - self.budget) / max(1, self.rounded_budget))
+            return ROUNDED_LR * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
+        done = self.tokens / self.budget
         return LR * min(1.0, (self.step + 1) / 30) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
 
-    def _update(self, batch: list[Example], prefix: PrefixKV) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+    def _weights_as_shipped(self) -> AbstractContextManager[None]:
+        """In the last phase the model computes with the rounded weights that it will ship with."""
+        return rounded(self.matrices) if self.tokens >= self.budget else nullcontext()
+
+    def _backward(self, batch: list[Example], prefix: PrefixKV) -> float:
         hidden = self.lm.hidden(_pad([e.ids for e in batch], 0), prefix)
         targets = _pad([e.targets for e in batch], IGNORE)
         is_label = torch.zeros_like(targets, dtype=torch.bool)
@@ -152,13 +168,17 @@ class Trainer:
             is_label[row, example.label_at] = True
         loss = self._loss(hidden, targets, is_label)
         loss.backward()
+        return float(loss.detach())
+
+    def _step(self, batch: list[Example]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.tokens += sum(len(e.ids) for e in batch)
         self.seen.update(e.id for e in batch)
-        return float(loss.detach())
 
     def _loss(
         self, hidden: torch.Tensor, targets: torch.Tensor, is_label: torch.Tensor
@@ -199,7 +219,8 @@ class Trainer:
         parts = []
         for name, rows in groups.items():
             truth = [(r.response_label or r.request_label) == "unsafe" for r in rows]
-            scores = self.scores(rows)
+            with self._weights_as_shipped():
+                scores = self.scores(rows)
             recall = sum(s > 0 for s, t in zip(scores, truth, strict=True) if t) / max(
                 1, sum(truth)
             )
@@ -239,6 +260,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=900_000)
+    parser.add_argument("--rounded-tokens", type=int, default=0, help="quantization-aware, after")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="only write the trained checkpoint here")
@@ -249,7 +271,7 @@ def main() -> None:
     if not (args.run / "base" / "config.json").exists():
         build_base(args.run / "base")
     prompting, prefix = prompting_of(args.run / "base")
-    trainer = Trainer(args.run, prompting, prefix, args.tokens)
+    trainer = Trainer(args.run, prompting, prefix, args.tokens, args.rounded_tokens)
     rows = read_folder(args.data / "train") + [Row.from_dict(r) for r in contrast_rows(args.seed)]
     if args.export:
         export_checkpoint(trainer, rows, args.export)

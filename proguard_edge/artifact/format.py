@@ -150,10 +150,6 @@ class Artifact:
             raise ArtifactError(f"{self.folder}: the artifact has no {name}")
         return self.folder / name
 
-    def calibration_of(self, part: str) -> Calibration:
-        """`part`: "request" or "response"; the identity where the artifact is not calibrated."""
-        return self.calibration.get(part, Calibration())
-
 
 def write_artifact(folder: Path, description: dict[str, Any]) -> Artifact:
     """List every file of `folder` with size and digest, and write `artifact.json`.
@@ -163,7 +159,7 @@ def write_artifact(folder: Path, description: dict[str, Any]) -> Artifact:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name != MANIFEST and not name.startswith("__"):
+        if name != MANIFEST:
             files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
     manifest = {"format": FORMAT, **description, "files": files}
     text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
@@ -189,7 +185,8 @@ def _inside(name: str) -> str:
 
 def _limits(limits: dict[str, int]) -> dict[str, int]:
     window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
-    if window < 16 or not 0 <= overlap < window or min(limits.values(), default=0) < 0:
+    sound = window >= 16 and 0 <= overlap < window and limits.get("reason_tokens", 1) >= 1
+    if not sound or min(limits.values(), default=0) < 0:
         raise ArtifactError(f"the manifest's limits make no sense: {limits}")
     return limits
 

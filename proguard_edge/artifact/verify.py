@@ -14,7 +14,7 @@ from proguard_edge.errors import ArtifactError
 
 
 def check_sizes(artifact: Artifact) -> None:
-    """Raises ArtifactError naming the first file that is missing or of another size."""
+    """Raises ArtifactError naming the first file that is missing, of another size, or not listed."""
     for name, entry in artifact.files.items():
         path = artifact.folder / name
         size = _status(path).st_size
@@ -22,6 +22,15 @@ def check_sizes(artifact: Artifact) -> None:
             raise ArtifactError(
                 f"{path}: {size} bytes, the manifest says {entry.size}; copy the artifact again"
             )
+    _check_no_others(artifact)
+
+
+def _check_no_others(artifact: Artifact) -> None:
+    # Loaders take what lies in a folder: a file that nobody listed could change the model.
+    for path in sorted(artifact.folder.rglob("*")):
+        name = path.relative_to(artifact.folder).as_posix()
+        if not path.is_dir() and name not in artifact.files and name != MANIFEST:
+            raise ArtifactError(f"{path}: not listed in {MANIFEST}; remove it")
 
 
 def check_digests(artifact: Artifact, digest: str | None = None) -> None:

@@ -8,6 +8,7 @@ a request with the prefix of the last one copies nothing.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from proguard_edge.cache import Cache
 
 Array = NDArray[np.float32]
+MEMORY_BYTES = 512 << 20
+DISK_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class PrefixStore:
     def __init__(self, cache: Cache, shape: KVShape, identity: tuple[str, ...]) -> None:
         self._cache, self._shape = cache, shape
         self._identity = "\0".join(identity).encode()
-        self._memory: dict[str, Array] = {}
+        self._memory: OrderedDict[str, Array] = OrderedDict()
 
     def key(self, prefix: NDArray[np.int64]) -> str:
         """sha256 (hex) over the identity (artifact, precision, runtime version) and the ids."""
@@ -80,12 +83,19 @@ class PrefixStore:
             body = raw[32:]
             if len(body) != expected.nbytes or hashlib.sha256(body).digest() != raw[:32]:
                 return None
-            self._memory[key] = np.frombuffer(body, np.float32).reshape(expected.shape)
+            self._remember(key, np.frombuffer(body, np.float32).reshape(expected.shape))
+        self._memory.move_to_end(key)
         return self._memory[key]
 
     def put(self, key: str, state: Array) -> None:
         """Keep a state in memory and, where the cache folder allows, on disk."""
         state = np.ascontiguousarray(state)
-        self._memory[key] = state
+        self._remember(key, state)
         body = state.tobytes()
         self._cache.write(f"prefix/{key}", hashlib.sha256(body).digest(), body)
+        self._cache.prune("prefix", DISK_BYTES)
+
+    def _remember(self, key: str, state: Array) -> None:
+        self._memory[key] = state
+        while len(self._memory) > 1 and sum(s.nbytes for s in self._memory.values()) > MEMORY_BYTES:
+            self._memory.popitem(last=False)

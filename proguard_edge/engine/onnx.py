@@ -27,6 +27,8 @@ from proguard_edge.errors import ArtifactError, EngineError, LimitError
 from proguard_edge.image import Patches
 
 CAPACITY_STEP = 256
+# To be raised whenever the meaning of a stored prefix state changes.
+STATE_VERSION = "kv/1"
 
 
 class OnnxEngine:
@@ -43,12 +45,14 @@ class OnnxEngine:
         self._threads = threads
         self._artifact = artifact
         self._decoder = self._session("decoder.onnx")
-        self.embeddings = TokenTable(artifact, "embeddings")
+        self.embeddings = TokenTable(artifact, "embeddings", model["vocab"], model["hidden"])
         self.head = (
-            TokenTable(artifact, "head") if "head.npy" in artifact.files else self.embeddings
+            TokenTable(artifact, "head", model["vocab"], model["hidden"])
+            if "head.npy" in artifact.files
+            else self.embeddings
         )
         self._vision: VisionTower | None = None
-        identity = (artifact.digest, artifact.precision, ort.__version__)
+        identity = (STATE_VERSION, artifact.digest, artifact.precision, ort.__version__)
         self._prefixes = PrefixStore(cache, self.shape, identity)
         self._free: list[KVBuffer] = []
         self.lock = threading.RLock()
@@ -112,16 +116,28 @@ class OnnxEngine:
     def give_back(self, buffer: KVBuffer) -> None:
         """Buffers of closed sequences wait for the next one, two at most."""
         with self.lock:
-            self._free.append(buffer)
-            del self._free[:-2]
+            if self._decoder is not None:
+                self._free.append(buffer)
+                del self._free[:-2]
 
     def decode(
         self, buffer: KVBuffer, past: int, embeddings: NDArray[np.float32], positions: Ids
     ) -> NDArray[np.float32]:
         """Run the decoder on `embeddings` [S, H] after `past` tokens; hidden states [S, H].
 
-        Writes keys and values of the S tokens into `buffer`.
+        Writes keys and values of the S tokens into `buffer`. Raises EngineError.
         """
+        if self._decoder is None:
+            raise EngineError("the engine was closed: load the guard again")
+        try:
+            return self._run(buffer, past, embeddings, positions)
+        except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
+            buffer.prefix = None
+            raise EngineError(f"the decoder failed: {_first_line(error)}") from None
+
+    def _run(
+        self, buffer: KVBuffer, past: int, embeddings: NDArray[np.float32], positions: Ids
+    ) -> NDArray[np.float32]:
         count = len(embeddings)
         binding = self._decoder.io_binding()
         binding.bind_cpu_input("inputs_embeds", np.ascontiguousarray(embeddings[None]))
@@ -138,11 +154,7 @@ class OnnxEngine:
                 ):
                     bind(name, "cpu", 0, np.float32, shape, at)
         binding.bind_output("hidden_states")
-        try:
-            self._decoder.run_with_iobinding(binding)
-        except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
-            buffer.prefix = None
-            raise EngineError(f"the decoder failed: {_first_line(error)}") from None
+        self._decoder.run_with_iobinding(binding)
         hidden: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]
         return hidden
 

@@ -21,12 +21,20 @@ CHUNK_ROWS = 8192
 class TokenTable:
     """A [V, H] matrix on disk. Raises ArtifactError when the files are not such a table."""
 
-    def __init__(self, artifact: Artifact, name: str) -> None:
+    def __init__(self, artifact: Artifact, name: str, vocabulary: int, hidden: int) -> None:
         self._values = _load(artifact, f"{name}.npy")
         scales = f"{name}.scales.npy"
         self._scales = _load(artifact, scales) if scales in artifact.files else None
-        if (self._values.dtype == np.int8) != (self._scales is not None):
-            raise ArtifactError(f"{artifact.folder}: {name}.npy and its scales do not fit")
+        kind = np.int8 if self._scales is not None else (np.float32, np.float16)
+        fits = np.isin(self._values.dtype, kind) and self.shape == (vocabulary, hidden)
+        if self._scales is not None:
+            rows, blocks = self._scales.shape
+            fits = fits and rows == vocabulary and blocks > 0 and hidden % blocks == 0
+        if not fits:
+            raise ArtifactError(
+                f"{artifact.folder}: {name}.npy and its scales are no table of {vocabulary} rows "
+                f"of {hidden} numbers"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

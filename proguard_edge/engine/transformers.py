@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -35,13 +36,20 @@ class TransformersEngine:
             torch.set_num_threads(threads)
         try:
             model: Any = Qwen2_5_VLForConditionalGeneration
-            self.model = model.from_pretrained(
-                artifact.folder / "hf", dtype=torch.float32, local_files_only=True
+            self.model, report = model.from_pretrained(
+                artifact.folder / "hf",
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"{artifact.folder / 'hf'}: cannot be loaded: {error}") from None
+        # transformers fills what a checkpoint lacks with random numbers.
+        if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
+            raise EngineError(f"{artifact.folder / 'hf'}: the checkpoint lacks {lost[0]}")
         self.model.eval()
         self.torch = torch
+        self.lock = threading.RLock()
         config = self.model.config
         self.context = int(config.text_config.max_position_embeddings)
         self.image_token_id: int | None = config.image_token_id
@@ -58,6 +66,16 @@ class TransformersEngine:
                 self._prefixes[key] = sequence.cache
             sequence.begin(copy.deepcopy(self._prefixes[key]), len(prefix))
         return sequence
+
+    def run(self, **feeds: Any) -> Any:
+        """One forward pass. Raises EngineError for whatever torch runs into."""
+        if self.model is None:
+            raise EngineError("the engine was closed: load the guard again")
+        try:
+            return self.model(**feeds)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+            what = str(error).strip().splitlines()
+            raise EngineError(f"the model failed: {what[0] if what else error!r}") from None
 
     def close(self) -> None:
         """Drop the model."""
@@ -104,8 +122,8 @@ class TransformersSequence:
             feeds["pixel_values"] = torch.from_numpy(np.concatenate([i.pixels for i in images]))
             feeds["image_grid_thw"] = torch.tensor(grids)
         total = self._length + len(ids)
-        with self.timings.phase(phase), torch.inference_mode():
-            out = engine.model(
+        with engine.lock, self.timings.phase(phase), torch.inference_mode():
+            out = engine.run(
                 input_ids=torch.tensor(ids)[None],
                 position_ids=torch.from_numpy(positions)[:, None],
                 attention_mask=torch.ones((1, total), dtype=torch.long),

@@ -140,7 +140,7 @@ def test_extra_fields_and_calibration_stand_in_the_manifest(checkpoint, contents
         extra={"licences": {"weights": "Apache-2.0"}},
     )
     artifact = export_onnx(checkpoint, tmp_path / "a", full, context=1024)
-    assert artifact.calibration_of("request") == Calibration(0.5, 2.0)
+    assert artifact.calibration["request"] == Calibration(0.5, 2.0)
     assert artifact.policy_is_fixed
     assert not artifact.free_names
     assert artifact.limits["window_tokens"] == 256
