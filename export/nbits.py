@@ -30,7 +30,8 @@ def quantize_graph(
 
     bits: 4 or 8. accuracy_level: 0 keeps activations in float32, 4 lets the kernel round them to
     8 bits. compact_scales: store scales as float16, cast to float32 when the session starts.
-    search: see `round_blocks`. Raises ArtifactError: a graph without such nodes, or weights that are not finite.
+    search: see `round_blocks`.
+    Raises ArtifactError: a graph without such nodes, or weights that are not finite.
     """
     attributes = {"bits": bits, "block_size": block}
     if accuracy_level:

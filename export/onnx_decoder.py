@@ -100,7 +100,8 @@ def finish_decoder(
 
     int4 and int8 are asymmetric, in blocks of `block_size` (16 to 256). accuracy_level 4 lets the
     kernel round activations to 8 bits as well, 0 does not. compact_scales stores float16 scales,
-    2 bytes less a block. search: see `round_blocks`. context cuts the rotary tables to that many positions.
+    2 bytes less a block. search: see `round_blocks`.
+    context cuts the rotary tables to that many positions.
     Raises ArtifactError: see `quantize_graph`.
     """
     need("onnx_ir")

@@ -57,7 +57,8 @@ def round_blocks(
     symmetric: the zero level is the middle one and the lowest level is not used, so that levels
     minus zero fit a signed integer that is as wide below zero as above. half_scales: scales are
     chosen among float16 numbers. search: try several scales; without, the one that spans the block,
-    which is the rounding of quantization-aware training. Raises ArtifactError for weights that are not finite.
+    which is the rounding of quantization-aware training.
+    Raises ArtifactError for weights that are not finite.
     """
     if not np.isfinite(weights).all():
         raise ArtifactError("the checkpoint has weights that are not finite numbers")

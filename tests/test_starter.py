@@ -1,4 +1,4 @@
-"""The starter that ships: whole, small enough, honest about itself, and not wrong on plain cases."""
+"""The starter that ships: whole, small enough, honest about itself, right on plain cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantization-aware steps: forward and backward see rounded weights, the optimizer sees the real ones.
+"""Quantization-aware steps: rounded weights compute, and the real ones behind them learn.
 
 The rounding is the exporter's (`round_blocks` with `search=False`, scales in float16), so what was
 trained is what ships; a test compares the two. Gradients pass straight through the rounding
@@ -18,7 +18,7 @@ TOP = 15
 
 
 def fake_quantize(weight: Tensor) -> Tensor:
-    """`weight` [out, in] as 4-bit levels with one scale and zero level a block of `in`, and back."""
+    """`weight` [out, in] rounded to 4-bit levels, one scale and zero level a block of `in`."""
     blocks = weight.reshape(-1, BLOCK)
     low = blocks.amin(1, keepdim=True).clamp_(max=0)
     high = blocks.amax(1, keepdim=True).clamp_(min=0)

@@ -14,7 +14,7 @@ from proguard_edge.errors import ArtifactError
 
 
 def check_sizes(artifact: Artifact) -> None:
-    """Raises ArtifactError naming the first file that is missing, of another size, or not listed."""
+    """Raises ArtifactError naming a file that is missing, of another size, or not listed."""
     for name, entry in artifact.files.items():
         path = artifact.folder / name
         size = _status(path).st_size

@@ -25,8 +25,8 @@ class TokenTable:
         self._values = _load(artifact, f"{name}.npy")
         scales = f"{name}.scales.npy"
         self._scales = _load(artifact, scales) if scales in artifact.files else None
-        kind = np.int8 if self._scales is not None else (np.float32, np.float16)
-        fits = np.isin(self._values.dtype, kind) and self.shape == (vocabulary, hidden)
+        kinds = (np.int8,) if self._scales is not None else (np.float32, np.float16)
+        fits = self._values.dtype in kinds and self.shape == (vocabulary, hidden)
         if self._scales is not None:
             rows, blocks = self._scales.shape
             fits = fits and rows == vocabulary and blocks > 0 and hidden % blocks == 0
