@@ -4,7 +4,8 @@
 
 Every round times each contender once, in turn, on a text of about 60 tokens that no cache has seen:
   ours           the shipped artifact, prefix state cached: a whole verdict
-  transformers   `generate` in fp32 on the same full prompt, until its answer ends
+  transformers   `generate` in fp32 on the same full prompt, the answer's first line begun as ours,
+                 until its answer ends
   genai          onnxruntime-genai on the same weights at 4 bits: `rewind_to` the prefix, the logits
                  of the first label only (so it does less than ours)
 Prints medians and the ratios round by round; the last line is JSON.
@@ -59,18 +60,18 @@ class Transformers:
         self.model = model.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
     def __call__(self, text: str) -> str:
-        ids = self.torch.tensor([full_prompt(self.encoder, text)])
+        head = self.encoder.encode_static("<answer>\nRequest:")
+        ids = self.torch.tensor([full_prompt(self.encoder, text) + head])
         with self.torch.inference_mode():
             out = self.model.generate(
                 ids,
                 attention_mask=self.torch.ones_like(ids),
                 do_sample=False,
-                max_new_tokens=32,
+                max_new_tokens=24,
                 pad_token_id=2,
                 eos_token_id=2,
             )
-        answer = self.encoder.decode(out[0, ids.shape[1] :].tolist())
-        return "unsafe" if "Request:unsafe" in answer else "safe" if "safe" in answer else answer
+        return self.encoder.decode(out[0, ids.shape[1] :].tolist()).partition("\n")[0]
 
 
 class GenAI:
@@ -132,7 +133,7 @@ def genai_model(checkpoint: Path, work: Path) -> Path:
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", work / "qwen2"]
     command += ["-o", work / "genai", "-p", "int4", "-e", "cpu", "-c", work / "cache"]
     command += ["--extra_options", "int4_block_size=32", "int4_accuracy_level=4"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True)
     return work / "genai"
 
 

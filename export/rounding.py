@@ -97,7 +97,7 @@ def _spanning(
     """Levels, scales and zeros of the scale that spans each block."""
     scale, zero = next(_candidates(weights, bits, symmetric, SPAN))
     if half:
-        scale = scale.astype(np.float16).astype(np.float32)
+        scale = _half(scale)
     signed = _round(weights, scale, zero, 1 if symmetric else 0, bits)
     return (signed + zero).astype(np.uint8), scale[:, 0], zero[:, 0].astype(np.uint8)
 
@@ -136,5 +136,10 @@ def _refit(weights: Floats, signed: Floats, scale: Floats, half: bool) -> Floats
     product = (signed * weights).sum(1, keepdims=True)
     fitted: Floats = np.divide(product, power, out=scale.copy(), where=power > 0)
     if half:
-        fitted = np.minimum(fitted, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
+        fitted = _half(fitted)
     return fitted
+
+
+def _half(scale: Floats) -> Floats:
+    """The nearest float16 numbers, none of them infinite."""
+    return np.minimum(scale, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)

@@ -68,9 +68,9 @@ class BatchRow:
             if isinstance(image, str):
                 try:
                     status = (folder / image).stat()
-                    state.update(f"{status.st_size}:{status.st_mtime_ns}".encode())
+                    state.update(f"{status.st_size}:{status.st_mtime_ns} ".encode())
                 except (OSError, ValueError):
-                    state.update(b"unreadable")
+                    state.update(b"unreadable ")
         return state.hexdigest()[:32]
 
 

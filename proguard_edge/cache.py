@@ -67,9 +67,8 @@ class Cache:
         if self.folder is None:
             return
         try:
-            files = [
-                (p.stat().st_mtime_ns, p.stat().st_size, p) for p in (self.folder / name).iterdir()
-            ]
+            paths = [path for path in (self.folder / name).iterdir() if path.is_file()]
+            files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for p in paths]
             total = sum(size for _, size, _ in files)
             for _, size, path in sorted(files):
                 if total <= limit:

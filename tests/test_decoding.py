@@ -11,7 +11,7 @@ import pytest
 from proguard_edge.answer import LABELS, AnswerGrammar, FreeNames, answer_text, is_id_like
 from proguard_edge.artifact import Artifact, Calibration
 from proguard_edge.cache import Cache
-from proguard_edge.decoding import AnswerDecoder
+from proguard_edge.decoding import AnswerDecoder, reason
 from proguard_edge.engine import Engine, load_engine
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import PromptEncoder
@@ -161,3 +161,43 @@ def test_the_score_is_the_softmax_between_the_two_labels(
         decoded = decoder.decode(sequence, prompt.content_ids.tolist())
     # fp32 logits near 10, in one pass here and in two there.
     assert decoded.scores["request"] == pytest.approx(expected, abs=1e-5)
+
+
+class Speaking:
+    """A sequence that says what it was given, whatever it reads."""
+
+    def __init__(self, ids: list[int], vocabulary: int) -> None:
+        self.ids, self.vocabulary = iter(ids), vocabulary
+
+    def extend(self, *_: object) -> np.ndarray:
+        logits = np.zeros(self.vocabulary, np.float32)
+        logits[next(self.ids)] = 1
+        return logits
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "naïve 日本語 👩‍👩‍👧",
+        "plain",
+        "<b> 1 < 2",
+        "",
+    ],
+)
+@pytest.mark.parametrize("close", ["</think>", "</thinking>\n", "\n</think>\n", None])
+def test_thoughts_are_read_whole_also_where_characters_span_tokens(
+    encoder: PromptEncoder, text: str, close: str | None
+) -> None:
+    plain = encoder._vocabulary.plain
+    ids = plain.encode(text + (close or "")).ids
+    if "日" in text:
+        assert any("\ufffd" in encoder.decode([i]) for i in ids)
+    limit = len(ids) if close is None else len(ids) + 10
+    pieces = encoder.pieces
+    spoken = Speaking(ids, len(pieces) + 7)
+    found = reason(
+        spoken, [1], (), encoder.encode_static, encoder.decode, pieces, limit  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert found.text == text
+    assert found.generated <= len(ids)
+    assert (close is None) == ("</think>" in encoder.decode(found.pending))

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import proguard_edge.pieces as pieces_module
 from proguard_edge.artifact import Calibration
 from proguard_edge.engine.onnx import OnnxSequence
 from proguard_edge.errors import (
     AnswerError,
     ArtifactError,
     EngineError,
+    InputError,
+    LimitError,
     ProGuardEdgeError,
     TextError,
 )
@@ -228,6 +231,83 @@ def test_a_text_only_artifact_does_not_judge_images_and_says_what_would(other, a
         with pytest.raises(ArtifactError, match="proguard-edge export"):
             ask()
     assert lasting(blind.moderate("hello")) == alone[0]
+
+
+@pytest.mark.parametrize(
+    ("reads", "refused"),
+    [
+        ("image", ["text", "text-image"]),
+        ("text-image", ["text", "image"]),
+        ("text image", ["text-image"]),
+        ("text-image image", ["text"]),
+        ("text text-image", ["image"]),
+    ],
+)
+def test_an_artifact_judges_no_kind_of_conversation_that_it_does_not_read(
+    other, alone, reads, refused
+):
+    narrow = other(modalities=tuple(reads.split()))
+    kinds = [request.modality for request in REQUESTS]
+    assert set(kinds) == {"text", "text-image", "image"}
+    for request, kind, expected in zip(REQUESTS, kinds, alone, strict=True):
+        if kind in refused:
+            with pytest.raises(ArtifactError, match=f"{kind} was not judged"):
+                narrow.judge(request)
+        else:
+            assert lasting(narrow.judge(request)) == expected
+
+
+def test_a_request_knows_its_modality_as_the_prompt_does(guard):
+    image = (picture(),)
+    for request, modality in (
+        (Request("a"), "text"),
+        (Request(" ", "b"), "text"),
+        (Request(response="b"), "text"),
+        (Request(images=image), "image"),
+        (Request(" \n", images=image), "image"),
+        (Request("a", images=image), "text-image"),
+        (Request(None, "b", image), "text-image"),
+        (Request(None, "", image), "text-image"),
+    ):
+        assert request.modality == modality
+        prompt = guard._encoder.content(request.user, request.response, [4] * len(request.images))
+        expected = guard._encoder.prefix(modality, "verdict", request.response is not None)
+        assert prompt.prefix_ids.tolist() == expected.tolist()
+
+
+def test_more_images_than_the_limit_are_an_error(guard, pieces):
+    small = Image.new("RGB", (56, 56), "red")
+    with pytest.raises(LimitError, match="17 images, the limit is 16"):
+        guard.moderate("hello", [small] * 17)
+    assert guard.moderate("hello", [small] * 16).evaluated == ("user_text", "image")
+    assert len(pieces) == 16
+
+
+@pytest.mark.parametrize("name", ["images", "message", "messages"])
+def test_a_row_with_content_under_a_name_that_is_not_read_is_an_error(tmp_path, name):
+    with pytest.raises(InputError, match=f"the row has '{name}'"):
+        Request.from_row({"user": "hello", name: ["more"]}, tmp_path)
+    for nothing in (None, [], ""):
+        assert Request.from_row({"user": "hello", name: nothing}, tmp_path) == Request("hello")
+
+
+def test_a_picture_is_opened_when_the_one_before_was_judged(guard, monkeypatch):
+    """Patches of one picture at a time: many large ones need no more memory than one."""
+    steps: list[str] = []
+    real_find, real_load = Judge.find, pieces_module.load_image
+
+    def find(self: Judge, *arguments: Any) -> Finding:
+        steps.append("judged")
+        return real_find(self, *arguments)
+
+    def load(source: Any) -> Any:
+        steps.append("opened")
+        return real_load(source)
+
+    monkeypatch.setattr(Judge, "find", find)
+    monkeypatch.setattr(pieces_module, "load_image", load)
+    guard.moderate("what?", [picture("red"), picture("blue"), picture("green")])
+    assert steps == ["opened", "judged"] * 3
 
 
 def test_a_mode_that_the_artifact_lacks_is_an_error(other):

@@ -29,7 +29,11 @@ def _check_no_others(artifact: Artifact) -> None:
     # Loaders take what lies in a folder: a file that nobody listed could change the model.
     for path in sorted(artifact.folder.rglob("*")):
         name = path.relative_to(artifact.folder).as_posix()
-        if not path.is_dir() and name not in artifact.files and name != MANIFEST:
+        if path.is_dir():
+            # The walk does not follow it, a loader would.
+            if path.is_symlink():
+                raise ArtifactError(f"{path}: a link to a folder; copy the artifact as files")
+        elif name not in artifact.files and name != MANIFEST:
             raise ArtifactError(f"{path}: not listed in {MANIFEST}; remove it")
 
 

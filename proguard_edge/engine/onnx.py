@@ -70,6 +70,7 @@ class OnnxEngine:
     @property
     def vision(self) -> VisionTower:
         """The vision tower, loaded with the first image."""
+        self._check_open()
         if self._vision is None:
             if "vision.onnx" not in self._artifact.files:
                 raise ArtifactError("this artifact has no vision tower")
@@ -87,8 +88,7 @@ class OnnxEngine:
 
     def start(self, prefix: Ids) -> OnnxSequence:
         """See `Engine.start`. The prefix is computed at most once per artifact and machine."""
-        if self._decoder is None:
-            raise EngineError("the engine was closed: load the guard again")
+        self._check_open()
         key = self._prefixes.key(prefix)
         sequence = OnnxSequence(self, self._take(key, len(prefix)))
         with self.lock, sequence.timings.phase("prefix"):
@@ -127,8 +127,7 @@ class OnnxEngine:
 
         Writes keys and values of the S tokens into `buffer`. Raises EngineError.
         """
-        if self._decoder is None:
-            raise EngineError("the engine was closed: load the guard again")
+        self._check_open()
         try:
             return self._run(buffer, past, embeddings, positions)
         except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
@@ -157,6 +156,10 @@ class OnnxEngine:
         self._decoder.run_with_iobinding(binding)
         hidden: NDArray[np.float32] = binding.get_outputs()[-1].numpy()[0]
         return hidden
+
+    def _check_open(self) -> None:
+        if self._decoder is None:
+            raise EngineError("the engine was closed: load the guard again")
 
     def close(self) -> None:
         """Drop buffers and sessions."""

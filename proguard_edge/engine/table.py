@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from proguard_edge.artifact import Artifact
@@ -29,6 +30,7 @@ class TokenTable:
         fits = self._values.dtype in kinds and self.shape == (vocabulary, hidden)
         if self._scales is not None:
             rows, blocks = self._scales.shape
+            fits = fits and self._scales.dtype in (np.float16, np.float32)
             fits = fits and rows == vocabulary and blocks > 0 and hidden % blocks == 0
         if not fits:
             raise ArtifactError(
@@ -43,7 +45,11 @@ class TokenTable:
         return int(rows), int(width)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [N, H] for `ids` [N]."""
+        """float32 [N, H] for `ids` [N]. Raises ArtifactError for a token that has no row."""
+        if len(ids) and ids.max() >= len(self._values):
+            raise ArtifactError(
+                f"the tokenizer knows token {ids.max()}, the model has {len(self._values)}"
+            )
         return self._dequantize(
             self._values[ids], None if self._scales is None else self._scales[ids]
         )
@@ -77,7 +83,8 @@ class TokenTable:
 def _load(artifact: Artifact, name: str) -> NDArray[Any]:
     path = artifact.path(name)
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not np.load, which also opens archives, and says of some broken files only EOFError.
+        array: NDArray[Any] = open_memmap(path, "r")
     except (ValueError, OSError) as error:
         raise ArtifactError(f"{path}: not a table of numbers: {error}") from None
     if array.ndim != 2:

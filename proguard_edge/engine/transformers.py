@@ -42,11 +42,13 @@ class TransformersEngine:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise EngineError(f"{artifact.folder / 'hf'}: cannot be loaded: {error}") from None
+        except Exception as error:  # noqa: BLE001 - safetensors' errors have no base of their own
+            what = _first_line(error)
+            raise EngineError(f"{artifact.folder / 'hf'}: cannot be loaded: {what}") from None
         # transformers fills what a checkpoint lacks with random numbers.
-        if lost := [*report["missing_keys"], *report["mismatched_keys"]]:
-            raise EngineError(f"{artifact.folder / 'hf'}: the checkpoint lacks {lost[0]}")
+        if lost := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+            named = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+            raise EngineError(f"{artifact.folder / 'hf'}: the checkpoint lacks {named}")
         self.model.eval()
         self.torch = torch
         self.lock = threading.RLock()
@@ -74,8 +76,7 @@ class TransformersEngine:
         try:
             return self.model(**feeds)
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
-            what = str(error).strip().splitlines()
-            raise EngineError(f"the model failed: {what[0] if what else error!r}") from None
+            raise EngineError(f"the model failed: {_first_line(error)}") from None
 
     def close(self) -> None:
         """Drop the model."""
@@ -149,3 +150,7 @@ class TransformersSequence:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from variants import variant
 
 from proguard_edge.artifact import (
     Artifact,
@@ -147,6 +148,7 @@ def test_a_malformed_manifest_is_an_error(folder, raw):
         {"limits": {"window_tokens": 0}},
         {"limits": {"window_tokens": 100, "overlap_tokens": 100}},
         {"limits": {"reason_tokens": -1}},
+        {"limits": {"reason_tokens": 0}},
         {"limits": {"reason_tokens": float("inf")}},
     ],
     ids=json.dumps,
@@ -229,6 +231,14 @@ def test_the_model_of_a_manifest_that_lacks_its_sizes_is_an_error(tiny_onnx, tmp
         Guard.load(copy, threads=1)
 
 
+@pytest.mark.parametrize("name", ["vocab", "hidden"])
+def test_a_model_of_another_size_than_its_tables_is_an_error(tiny_onnx, tmp_path, name):
+    model = Artifact.open(tiny_onnx).model
+    copy = variant(tiny_onnx, tmp_path / "copy", model={**model, name: model[name] + 64})
+    with pytest.raises(ArtifactError, match=r"embeddings\.npy and its scales are no table"):
+        Guard.load(copy, threads=1)
+
+
 def test_one_flipped_byte_in_any_file_is_found_and_its_file_named(tiny_onnx, tmp_path):
     copy = shutil.copytree(tiny_onnx, tmp_path / "copy")
     found = Artifact.open(copy)
@@ -277,6 +287,52 @@ def test_a_shortened_and_a_missing_file_are_found_by_their_size_alone(tiny_onnx,
         assert str(caught.value).startswith(f"{path}: No such file")
         path.write_bytes(whole)
     check_sizes(found)
+
+
+@pytest.mark.parametrize("name", ["more.bin", "deep/more.bin", "deep/artifact.json", ".hidden"])
+def test_a_file_that_nobody_listed_is_named(folder, name):
+    found = Artifact.open(folder)
+    (folder / name).write_bytes(b"")
+    for check in (check_sizes, check_digests, lambda a: verify_once(a, Cache(None))):
+        with pytest.raises(ArtifactError) as caught:
+            check(found)
+        assert str(caught.value) == f"{folder / name}: not listed in artifact.json; remove it"
+    # Written again, it is listed.
+    check_digests(write_artifact(folder, DESCRIPTION))
+
+
+def test_an_artifact_with_a_file_too_many_is_not_loaded_even_where_it_passed_before(
+    tiny_hf, tmp_path
+):
+    copy = shutil.copytree(tiny_hf, tmp_path / "copy")
+    cache = Cache(tmp_path / "cache")
+    verify_once(Artifact.open(copy), cache)
+    (copy / "hf" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json: not listed"):
+        Guard.load(copy, threads=1, cache=cache)
+
+
+def test_a_link_to_a_folder_hides_no_file(folder, tmp_path):
+    (folder / "deep").rename(tmp_path / "elsewhere")
+    (folder / "deep").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="deep: a link to a folder"):
+        check_sizes(Artifact.open(folder))
+    (folder / "deep").unlink()
+    (tmp_path / "elsewhere").rename(folder / "deep")
+    (folder / "more").symlink_to(tmp_path)
+    with pytest.raises(ArtifactError, match="more: a link to a folder"):
+        check_sizes(Artifact.open(folder))
+
+
+def test_links_to_the_listed_files_and_to_the_artifact_are_followed(folder, tmp_path):
+    blob = tmp_path / "blob"
+    (folder / "policy.yaml").rename(blob)
+    (folder / "policy.yaml").symlink_to(blob)
+    (tmp_path / "link").symlink_to(folder)
+    check_digests(Artifact.open(tmp_path / "link"))
+    (folder / "deep" / "more").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="more: not listed"):
+        check_sizes(Artifact.open(tmp_path / "link"))
 
 
 def test_an_altered_manifest_is_found_by_who_knows_its_digest(folder):
@@ -368,6 +424,42 @@ def test_a_new_cache_folder_is_for_its_owner_only(tmp_path):
     assert path.read_bytes() == b"one two"
     for made in (tmp_path / "a" / "b", path.parent):
         assert made.stat().st_mode & 0o077 == 0
+
+
+def fill(folder: Path, sizes: dict[str, int]) -> None:
+    """Files of these sizes, the first is the oldest."""
+    folder.mkdir(exist_ok=True)
+    for age, (name, size) in enumerate(sizes.items()):
+        (folder / name).write_bytes(bytes(size))
+        os.utime(folder / name, (1000 + age, 1000 + age))
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [(1000, "oldest middle newest"), (60, "oldest middle newest"), (59, "middle newest"),
+     (50, "middle newest"), (49, "newest"), (29, ""), (0, "")],
+)  # fmt: skip
+def test_pruning_removes_the_oldest_until_the_rest_fits(tmp_path, limit, kept):
+    cache = Cache(tmp_path / "cache")
+    # In another order by name, and by size, than by age.
+    fill(tmp_path / "cache" / "prefix", {"oldest": 10, "middle": 20, "newest": 30})
+    fill(tmp_path / "cache" / "verified", {"x": 100})
+    cache.prune("prefix", limit)
+    found = {path.name for path in (tmp_path / "cache" / "prefix").iterdir()}
+    assert found == set(kept.split())
+    assert cache.has("verified/x")
+
+
+def test_pruning_gets_past_what_is_no_file_and_what_is_not_there(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    cache.prune("prefix", 0)
+    folder = tmp_path / "cache" / "prefix"
+    (folder / "a folder").mkdir(parents=True)
+    os.utime(folder / "a folder", (1, 1))
+    fill(folder, {"file": 10})
+    cache.prune("prefix", 0)
+    assert [path.name for path in folder.iterdir()] == ["a folder"]
+    Cache(None).prune("prefix", 0)
 
 
 @pytest.mark.parametrize("block", ["prefix", "verified"])

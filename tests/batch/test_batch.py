@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from proguard_edge.batch import MAX_LINE_BYTES, Summary, read_rows, run_batch
 from proguard_edge.cli import main
 from proguard_edge.errors import InputError
 from proguard_edge.guard import Guard
+from proguard_edge.policy import Policy
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,10 @@ BAD = [
     ("image is nothing", {"user": "hello", "image": {}}, "InputError"),
     ("image is false", {"user": "hello", "image": False}, "InputError"),
     ("a list of numbers", {"image": [1]}, "InputError"),
+    ("images, which nobody reads", {"user": "hello", "images": ["red.png"]}, "InputError"),
+    ("a message", {"user": "hello", "message": "hello"}, "InputError"),
+    ("messages", {"messages": [{"role": "user", "content": "hello"}]}, "InputError"),
+    ("too many images", {"user": "hello", "image": ["red.png"] * 17}, "LimitError"),
 ]
 
 
@@ -133,9 +140,9 @@ def test_a_line_above_the_limit_is_an_error_and_the_next_one_is_read(tmp_path, m
     monkeypatch.setattr("proguard_edge.batch.MAX_LINE_BYTES", 100)
     rows = [{"user": "a" * 1000}, {"user": "short"}, {"user": "b" * 60}]
     found = list(read_rows(write_rows(tmp_path / "rows.jsonl", rows)))
-    assert [name for name, _ in found] == ["line-1", "line-2", "line-3"]
-    assert isinstance(found[0][1], InputError)
-    assert [row["user"] for _, row in found[1:]] == ["short", "b" * 60]
+    assert [row.id for row in found] == ["line-1", "line-2", "line-3"]
+    assert isinstance(found[0].row, InputError)
+    assert [row.row["user"] for row in found[1:]] == ["short", "b" * 60]
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +198,120 @@ def test_a_finished_run_is_not_done_again(guard, whole, tmp_path, monkeypatch):
     assert second.skipped == len(expected)
     assert (first.unsafe, first.errors) == (second.unsafe, second.errors)
     assert first.categories == second.categories
+
+
+def with_images(folder: Path) -> tuple[Path, list[Any]]:
+    """Rows without ids, with ids, and with images; the file and the rows."""
+    for name, colour in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (60, 60), colour).save(folder / f"{name}.png")
+    rows: list[Any] = [
+        {"user": "one"},
+        {"user": "two"},
+        {"id": "a", "user": "three", "image": "red.png"},
+        {"id": "b", "image": ["red.png", "blue.png"]},
+    ]
+    return write_rows(folder / "rows.jsonl", rows), rows
+
+
+def other_bytes(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def other_time(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+CHANGES: dict[str, Callable[[Path, list[Any]], object]] = {
+    "another text": lambda _, rows: rows[0].update(user="other"),
+    "a response that was added": lambda _, rows: rows[2].update(response="other"),
+    "a response that was added to the last row": lambda _, rows: rows[3].update(response="other"),
+    "a line before": lambda _, rows: rows.insert(0, {"user": "zero"}),
+    "a line between": lambda _, rows: rows.insert(1, {"user": "one and a half"}),
+    "an empty line before": lambda _, rows: rows.insert(0, ""),
+    "a line gone": lambda _, rows: rows.pop(0),
+    "lines in another order": lambda _, rows: rows.insert(0, rows.pop(1)),
+    "no JSON any more": lambda _, rows: rows.__setitem__(0, "{"),
+    "ids that changed places": lambda _, rows: (rows[2].update(id="b"), rows[3].update(id="a")),
+    "another image of that name": lambda folder, _: other_bytes(folder / "red.png"),
+    "another image of that size": lambda folder, _: other_time(folder / "blue.png"),
+    "an image gone": lambda folder, _: (folder / "blue.png").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_that_changed_is_an_error_and_never_gets_an_old_verdict(
+    guard, tmp_path, monkeypatch, change
+):
+    source, rows = with_images(tmp_path)
+    output = tmp_path / "out.jsonl"
+    run(guard, source, output)
+    written = output.read_bytes()
+    assert run(guard, source, output).skipped == len(rows)
+    CHANGES[change](tmp_path, rows)
+    write_rows(source, rows)
+    monkeypatch.setattr(Guard, "judge", lambda *_, **__: pytest.fail("judged"))
+    with pytest.raises(InputError, match=r"answers another row .*choose another name"):
+        run(guard, source, output)
+    assert output.read_bytes() == written
+
+
+def test_another_artifact_policy_or_mode_does_not_go_on_from_the_answers_of_the_first(
+    guard, tmp_path, monkeypatch
+):
+    source, rows = with_images(tmp_path)
+    output = tmp_path / "out.jsonl"
+    run(guard, source, output)
+    written = output.read_bytes()
+    monkeypatch.setattr(Guard, "judge", lambda *_, **__: pytest.fail("judged"))
+    other = Guard(replace(guard.artifact, digest="0" * 64), guard.engine)
+    policy = Policy.default().subset(["C8"])
+    for judge, options in ((other, {}), (guard, {"policy": policy}), (guard, {"mode": "reason"})):
+        with pytest.raises(InputError, match="another artifact, policy or mode"):
+            run(judge, source, output, **options)
+        assert output.read_bytes() == written
+    # The artifact's own policy is the same one, whether it is named or not.
+    assert run(guard, source, output, policy=guard.policy).skipped == len(rows)
+
+
+def test_a_row_that_was_not_answered_yet_may_change(guard, tmp_path):
+    source, rows = with_images(tmp_path)
+    output = tmp_path / "out.jsonl"
+    running = run_batch(guard, source, output)
+    next(running)
+    running.close()
+    rows[1]["user"] = "another one"
+    other_bytes(tmp_path / "red.png")
+    write_rows(source, [*rows, {"user": "one more"}])
+    assert run(guard, source, output).skipped == 1
+    fresh = tmp_path / "fresh.jsonl"
+    run(guard, source, fresh)
+    assert read(output) == read(fresh)
+
+
+def test_rows_of_one_id_are_told_apart_by_their_content(guard, tmp_path):
+    rows = [{"id": "a", "user": f"text {i}"} for i in range(3)]
+    source = write_rows(tmp_path / "rows.jsonl", rows)
+    output = tmp_path / "out.jsonl"
+    run(guard, source, output)
+    keys = [line["key"] for line in read(output)]
+    assert len(set(keys)) == 3
+    write_rows(source, rows[::-1])
+    assert run(guard, source, output).skipped == 3
+    write_rows(source, [rows[0], rows[0], rows[1]])
+    with pytest.raises(InputError, match="answers another row 'a'"):
+        run(guard, source, output)
+
+
+def test_answers_without_keys_are_not_gone_on_from(guard, tmp_path):
+    source = write_rows(tmp_path / "rows.jsonl", [{"id": "a", "user": "hello"}])
+    output = tmp_path / "out.jsonl"
+    run(guard, source, output)
+    line = read(output)[0]
+    del line["key"]
+    write_rows(output, [line])
+    with pytest.raises(InputError, match="choose another name"):
+        run(guard, source, output)
 
 
 def test_compressed_rows_are_read(guard, whole, tmp_path):
@@ -263,8 +384,6 @@ def test_input_that_cannot_be_read_is_an_error(tmp_path):
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="not a regular file"):
         list(read_rows(tmp_path / "pipe"))
@@ -307,6 +426,18 @@ def test_the_exit_code_is_that_of_the_worst_row(request, tmp_path, artifact, row
         summary = json.loads(result.stdout)
         assert summary["skipped"] == (len(rows) if again else 0)
         assert summary["safe"] + summary["unsafe"] + summary["errors"] == len(rows)
+
+
+def test_the_command_refuses_to_go_on_from_answers_to_other_rows(calm, tiny_onnx, tmp_path):
+    source = write_rows(tmp_path / "rows.jsonl", [{"user": "a"}])
+    output = tmp_path / "out.jsonl"
+    assert command(source, "-o", output, "--artifact", calm).exit_code == 0
+    other = command(source, "-o", output, "--artifact", tiny_onnx)
+    write_rows(source, [{"user": "b"}])
+    for result in (other, command(source, "-o", output, "--artifact", calm, "--json")):
+        assert result.exit_code == 3
+        assert "answers another row 'line-1'" in result.stderr
+        assert result.stdout == ""
 
 
 def test_the_command_names_what_it_cannot_read_or_write(calm, whole, tmp_path):

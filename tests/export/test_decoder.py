@@ -149,12 +149,44 @@ def test_rounding_loses_less_than_the_scale_that_spans_a_block(bits, limit):
     assert (blocks.scales == blocks.scales.astype(np.float16)).all()
 
 
+@pytest.mark.parametrize(("bits", "limit"), [(4, (0.0775, 0.083)), (8, (0.0047, 0.0049))])
+@pytest.mark.parametrize("half", [False, True])
+def test_without_search_the_scale_spans_the_block(bits, limit, half):
+    weights = np.random.default_rng(0).normal(size=(4096, 32)).astype(np.float32)
+    blocks = round_blocks(weights, bits, half_scales=half, search=False)
+    spans = (weights.max(1) - weights.min(1)) / (2**bits - 1)
+    np.testing.assert_allclose(blocks.scales, spans, rtol=1e-3 if half else 1e-6)
+    if half:
+        assert (blocks.scales == blocks.scales.astype(np.float16)).all()
+    lost = blocks.weights() - weights
+    assert limit[0] < np.sqrt(np.square(lost).mean()) < limit[1]
+    # No weight is clipped by more than the rounding of the zero level.
+    assert (np.abs(lost).max(1) <= 1.01 * blocks.scales).all()
+
+
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_scales_beyond_float16_stay_finite(search, symmetric):
+    weights = np.full((2, 32), 1e8, np.float32)
+    options = {"symmetric": symmetric, "half_scales": True, "search": search}
+    assert np.isfinite(round_blocks(weights, 4, **options).weights()).all()
+
+
+def test_a_graph_is_rounded_without_search_where_that_is_asked_for(graph, tmp_path):
+    found = []
+    for search in (False, True):
+        _, data = finish_decoder(graph, tmp_path, "int4", search=search)
+        found.append(data.read_bytes())
+    assert len(found[0]) == len(found[1])
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("value", [0.0, 0.3, -7.0, 1e-12])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_blocks_of_one_value_are_kept(value, symmetric):
     weights = np.full((3, 32), value, np.float32)
-    for bits in (4, 8):
-        blocks = round_blocks(weights, bits, symmetric=symmetric)
+    for bits, search in ((4, True), (8, True), (4, False), (8, False)):
+        blocks = round_blocks(weights, bits, symmetric=symmetric, search=search)
         np.testing.assert_allclose(blocks.weights(), weights, rtol=1e-6)
 
 

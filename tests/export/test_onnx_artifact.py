@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 from proguard_edge.artifact import Calibration, check_digests
 from proguard_edge.cache import Cache
@@ -107,6 +108,26 @@ def test_the_manifest_says_what_the_artifact_is(fp32, checkpoint):
     assert fp32.limits == {"window_tokens": 512, "overlap_tokens": 64, "reason_tokens": 512}
     assert fp32.manifest["source"]["name"] == checkpoint.name
     assert {"NOTICE", "decoder.onnx.data", "vision.onnx.data"} <= set(fp32.files)
+
+
+def test_the_table_has_the_shape_that_the_manifest_says(fp32):
+    shape = np.load(fp32.path("embeddings.npy"), mmap_mode="r").shape
+    assert shape == (fp32.model["vocab"], fp32.model["hidden"])
+    # The tokenizer's ids, among them those of its special tokens, all have a row.
+    tokenizer = Tokenizer.from_file(str(fp32.path("tokenizer.json")))
+    assert max(tokenizer.get_vocab().values()) < fp32.model["vocab"]
+
+
+def test_the_tokenizer_is_the_checkpoints_without_white_space(fp32, checkpoint):
+    raw = fp32.path("tokenizer.json").read_text(encoding="utf-8")
+    original = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
+    assert json.loads(raw) == json.loads(original)
+    assert list(json.loads(raw)["model"]["vocab"]) == list(json.loads(original)["model"]["vocab"])
+    assert "\n" not in raw
+    assert len(raw) < 0.8 * len(original)
+    text = "naïve 日本語 👩‍👩‍👧 <|im_start|>  two  spaces\r\n"
+    ids = [Tokenizer.from_str(t).encode(text).ids for t in (raw, original)]
+    assert ids[0] == ids[1]
 
 
 @pytest.fixture

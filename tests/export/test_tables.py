@@ -17,7 +17,7 @@ def weights():
     return np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
 
 
-def read(folder):
+def read(folder, rows=100, hidden=64):
     for name in ("tokenizer.json", "policy.yaml", "template.jinja"):
         (folder / name).touch()
     description = {
@@ -28,7 +28,7 @@ def read(folder):
         "model": {},
         "name": "table",
     }
-    return TokenTable(write_artifact(folder, description), "t")
+    return TokenTable(write_artifact(folder, description), "t", rows, hidden)
 
 
 # Relative to weights of deviation 1: half of float16's last bit at 4; half of a step of 4/127.
@@ -44,6 +44,12 @@ def test_rows_come_back(tmp_path, weights, monkeypatch, dtype, tolerance):
     np.testing.assert_allclose(table.rows(ids), weights[ids], atol=tolerance, rtol=0)
     hidden = np.ones(64, np.float32)
     np.testing.assert_allclose(table.logits(hidden)[ids], table.logits(hidden, ids), rtol=1e-5)
+
+
+def test_a_token_without_a_row_is_an_error(tmp_path, weights):
+    write_table(weights, tmp_path, "t", "float32")
+    with pytest.raises(ArtifactError, match="token 100, the model has 100"):
+        read(tmp_path).rows(np.array([3, 100]))
 
 
 def test_int8_uses_no_level_that_has_no_negative(tmp_path, weights):
@@ -66,3 +72,51 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, weights, dtype, value):
 def test_an_unknown_type_is_refused(tmp_path, weights):
     with pytest.raises(ArtifactError, match="known are float32"):
         write_table(weights, tmp_path, "t", "int4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("shape", [(99, 64), (101, 64), (100, 32), (100, 128), (64, 100)])
+def test_a_table_of_another_shape_is_refused(tmp_path, weights, dtype, shape):
+    write_table(weights, tmp_path, "t", dtype)
+    with pytest.raises(ArtifactError, match=rf"no table of {shape[0]} rows of {shape[1]} numbers"):
+        read(tmp_path, *shape)
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        np.ones((99, 2), np.float16),
+        np.ones((100, 3), np.float16),
+        np.ones((100, 0), np.float16),
+        np.ones((100, 2), np.int32),
+        np.full((100, 2), "1"),
+    ],
+    ids=lambda scales: f"{scales.dtype} {scales.shape}",
+)
+def test_scales_that_do_not_belong_to_the_table_are_refused(tmp_path, weights, scales):
+    write_table(weights, tmp_path, "t", "int8")
+    np.save(tmp_path / "t.scales.npy", scales)
+    with pytest.raises(ArtifactError, match="no table of 100 rows"):
+        read(tmp_path)
+
+
+def test_numbers_of_another_kind_than_was_written_are_refused(tmp_path, weights):
+    write_table(weights, tmp_path, "t", "int8")
+    (tmp_path / "t.scales.npy").unlink()
+    with pytest.raises(ArtifactError, match="no table"):
+        read(tmp_path)
+    for wrong in (weights.astype(np.float64), weights.astype(np.int32), weights > 0):
+        np.save(tmp_path / "t.npy", wrong)
+        with pytest.raises(ArtifactError, match="no table"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"not numpy", b"\x93NUMPY\x01\x00", b"PK\x03\x04", b"PK\x05\x06" + bytes(18)],
+    ids=repr,
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, raw):
+    (tmp_path / "t.npy").write_bytes(raw)
+    with pytest.raises(ArtifactError, match="not a table of numbers"):
+        read(tmp_path)
