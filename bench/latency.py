@@ -4,8 +4,8 @@
 
 Every round times each contender once, in turn, on a text of about 60 tokens that no cache has seen:
   ours           the shipped artifact, prefix state cached: a whole verdict
-  transformers   `generate` in fp32 on the same full prompt, the answer's first line begun as ours,
-                 until its answer ends
+  transformers   `generate` in fp32 on the same full prompt, constrained to the same answers, until
+                 its answer ends
   genai          onnxruntime-genai on the same weights at 4 bits: `rewind_to` the prefix, the logits
                  of the first label only (so it does less than ours)
 Prints medians and the ratios round by round; the last line is JSON.
@@ -24,9 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proguard_edge.answer import AnswerGrammar
 from proguard_edge.guard import Guard
 from proguard_edge.prompt import PromptEncoder
 
+END = 2  # <|im_end|>
 TEXTS = (
     "I run a small bakery and my oven keeps tripping the breaker in the morning. The electrician "
     "comes on Friday only. Is it safe to keep using it on another socket until then, and what "
@@ -48,7 +50,7 @@ class Ours:
 
 
 class Transformers:
-    """`generate` in fp32 with the full prompt, as the model's own documentation does it."""
+    """`generate` in fp32 with the full prompt, constrained to the answers that ours may give."""
 
     def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
         import torch
@@ -56,20 +58,29 @@ class Transformers:
 
         torch.set_num_threads(threads)
         self.torch, self.encoder = torch, encoder
+        self.root = AnswerGrammar(encoder.encode_static, encoder.policy, "absent", False).root
         model: Any = Qwen2_5_VLForConditionalGeneration
         self.model = model.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
+    def _next(self, answer: list[int]) -> list[int]:
+        node = self.root
+        for token in answer:
+            node = node.children[token]
+        return list(node.children) or [END]
+
     def __call__(self, text: str) -> str:
         head = self.encoder.encode_static("<answer>\nRequest:")
-        ids = self.torch.tensor([full_prompt(self.encoder, text) + head])
+        prompt = full_prompt(self.encoder, text)
+        ids = self.torch.tensor([prompt + head])
         with self.torch.inference_mode():
             out = self.model.generate(
                 ids,
                 attention_mask=self.torch.ones_like(ids),
                 do_sample=False,
                 max_new_tokens=24,
-                pad_token_id=2,
-                eos_token_id=2,
+                prefix_allowed_tokens_fn=lambda _, seen: self._next(seen[len(prompt) :].tolist()),
+                pad_token_id=END,
+                eos_token_id=END,
             )
         return self.encoder.decode(out[0, ids.shape[1] :].tolist()).partition("\n")[0]
 
