@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from proguard_edge.answer import FreeNames
 from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
 from proguard_edge.engine import Engine, load_engine
+from proguard_edge.engine.base import Closing
 from proguard_edge.errors import ArtifactError, InputError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor
 from proguard_edge.judge import Judge, Usage, verdict_of
@@ -29,7 +29,7 @@ MAX_POLICIES = 32
 STARTER = Path(__file__).parent / "starter" / "artifact"
 
 
-class Guard:
+class Guard(Closing):
     """A loaded artifact that gives verdicts. Threads may share one; they take turns."""
 
     def __init__(self, artifact: Artifact, engine: Engine) -> None:
@@ -158,17 +158,6 @@ class Guard:
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _listed(image: ImageSource | Iterable[ImageSource] | None) -> tuple[ImageSource, ...]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from proguard_edge.artifact import Artifact
 from proguard_edge.cache import Cache
-from proguard_edge.engine.base import Ids, Logits, Timings
+from proguard_edge.engine.base import Closing, Ids, Logits, Timings
 from proguard_edge.engine.kv import KVBuffer, KVShape, PrefixStore
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.engine.table import TokenTable
@@ -169,7 +168,7 @@ class OnnxEngine:
             self._decoder = None
 
 
-class OnnxSequence:
+class OnnxSequence(Closing):
     """See `EngineSequence`."""
 
     def __init__(self, engine: OnnxEngine, buffer: KVBuffer) -> None:
@@ -234,17 +233,6 @@ class OnnxSequence:
         if not self._closed:
             self._closed = True
             self._engine.give_back(self.buffer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _rounded(tokens: int) -> int:

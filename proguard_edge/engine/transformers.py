@@ -6,13 +6,12 @@ import copy
 import os
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from proguard_edge.artifact import Artifact
-from proguard_edge.engine.base import Ids, Logits, Timings
+from proguard_edge.engine.base import Closing, Ids, Logits, Timings
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.errors import EngineError, LimitError
 from proguard_edge.image import Patches
@@ -84,7 +83,7 @@ class TransformersEngine:
         self._prefixes.clear()
 
 
-class TransformersSequence:
+class TransformersSequence(Closing):
     """See `EngineSequence`."""
 
     def __init__(self, engine: TransformersEngine) -> None:
@@ -139,17 +138,6 @@ class TransformersSequence:
 
     def close(self) -> None:
         self.cache = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _first_line(error: BaseException) -> str:
