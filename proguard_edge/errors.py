@@ -6,6 +6,7 @@ ProGuardEdgeError
  ├─ InputError         the content cannot be moderated as given
  │   ├─ ImageError     an image that cannot be decoded, or of a format that is not accepted
  │   ├─ TextError      text that cannot be encoded
+ │   ├─ LanguageError  text in a language that the artifact does not read, and found "safe"
  │   └─ LimitError     larger than a limit: bytes, pixels, frames, tokens
  ├─ EngineError        the engine could not be loaded, or failed while it ran
  └─ AnswerError        the model's answer is not one of the allowed answers
@@ -38,6 +39,10 @@ class ImageError(InputError):
 
 class TextError(InputError):
     """The text cannot be encoded, for example a lone surrogate, or all of it is empty."""
+
+
+class LanguageError(InputError):
+    """The text is in a language that the artifact does not read: its "safe" is withheld."""
 
 
 class LimitError(InputError):

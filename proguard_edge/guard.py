@@ -13,9 +13,10 @@ from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
 from proguard_edge.engine import Engine, load_engine
 from proguard_edge.engine.base import Closing
-from proguard_edge.errors import ArtifactError, InputError, ProGuardEdgeError
+from proguard_edge.errors import ArtifactError, InputError, LanguageError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor
 from proguard_edge.judge import Judge, Usage, verdict_of
+from proguard_edge.language import unread_language
 from proguard_edge.pieces import split_request, views_of
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode, PromptEncoder, Template
@@ -109,7 +110,9 @@ class Guard(Closing):
         # Everything but the engine: decoding and resizing images, tokenizing, reading answers.
         usage.ms["preprocess"] = elapsed - sum(usage.ms.values())
         usage.ms["total"] = elapsed
-        return verdict_of(request, findings, judge.encoder.policy, mode, self.artifact, usage)
+        verdict = verdict_of(request, findings, judge.encoder.policy, mode, self.artifact, usage)
+        self._check_languages(request, verdict)
+        return verdict
 
     def _check(self, request: Request, mode: Mode) -> None:
         known = self.artifact.modalities
@@ -126,6 +129,20 @@ class Guard(Closing):
             raise ArtifactError(
                 f"{self.artifact.name} has no mode {mode!r}, only {', '.join(self.artifact.modes)}"
             )
+
+    def _check_languages(self, request: Request, verdict: Verdict) -> None:
+        parts = {
+            "request": (request.user, verdict.request),
+            "response": (request.response, verdict.response),
+        }
+        for part, (text, judgement) in parts.items():
+            if not text or judgement is None or judgement.label == "unsafe":
+                continue
+            if language := unread_language(text, self.artifact.languages):
+                raise LanguageError(
+                    f"the {part} seems to be in {language!r} and {self.artifact.name} reads "
+                    f'{", ".join(self.artifact.languages)} only: its "safe" is withheld'
+                )
 
     def judge_of(self, policy: Policy | None = None) -> Judge:
         """Prompts and answers under a policy; None is the artifact's own. Raises ArtifactError."""

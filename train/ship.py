@@ -26,8 +26,8 @@ from proguard_edge.policy import Policy
 from proguard_edge.template import Template
 from proguard_edge.train.contrast import contrast_rows
 from proguard_edge.train.examples import select_rows
+from proguard_edge.train.mixture import MAX_CONTENT
 from proguard_edge.train.rows import Row, read_folder
-from proguard_edge.train.starter import MAX_CONTENT
 from proguard_edge.verdict import Verdict
 
 CONTEXT = 2048

@@ -2,6 +2,7 @@
 
     python -m proguard_edge.train.starter --data ../shared/data --run runs/starter --tokens 900000
 
+With `--continue-from CHECKPOINT` the run begins at an earlier starter instead of the base model.
 Full fine-tuning of the upper layers (the lower ones and the embeddings keep the source's weights),
 fp32 on CPU, one shared policy prefix, loss on the label decisions and on known categories; the last
 `--rounded-tokens` are quantization-aware, since plain 4-bit rounding cost this model skill. Resumes
@@ -15,6 +16,7 @@ import argparse
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,36 +26,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from proguard_edge.train.contrast import contrast_rows
-from proguard_edge.train.examples import (
-    IGNORE,
-    Example,
-    Prompting,
-    batches,
-    build_example,
-    select_rows,
-)
+from proguard_edge.train.examples import IGNORE, Example, Prompting, batches, build_example
 from proguard_edge.train.fake_quant import rounded
+from proguard_edge.train.mixture import (
+    all_rows,
+    held_out_rows,
+    prompting_of,
+    training_examples,
+    watched_rows,
+)
 from proguard_edge.train.prefix_lm import PrefixKV, PrefixLM
-from proguard_edge.train.rows import Row, read_folder, read_jsonl
+from proguard_edge.train.rows import Row
 from proguard_edge.train.smollm2 import build_base
 
-CAPS = {
-    "alpaca": 2600,
-    "beavertails": 900,
-    "davidson": 1500,
-    "gpteacher_roleplay": 250,
-    "gsm8k": 150,
-    "harmfulqa": 1400,
-    "imagenet_sample": 0,
-    "med_safety": 200,
-    "safe_rlhf": 500,
-    "safety_tuned_llamas": 350,
-}
 BATCH_TOKENS = 1600
-MAX_CONTENT = 128
 PREFIX_EVERY = 6
 LR = 1.5e-4
+CONTINUED_LR = 1e-4
 ROUNDED_LR = 8e-5
 FROZEN_LAYERS = 10
 FORMAT_WEIGHT = 0.3
@@ -63,14 +52,18 @@ class Trainer:
     """State of one run: model, optimizer, ids of the rows already seen, tokens consumed."""
 
     def __init__(
-        self, run: Path, prompting: Prompting, prefix: list[int], budget: int, rounded_budget: int
+        self,
+        run: Path,
+        prompting: Prompting,
+        prefix: list[int],
+        budget: int,
+        rounded_budget: int,
+        rate: float = LR,
     ) -> None:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        self.run, self.prompting = run, prompting
+        self.run, self.prompting, self.rate = run, prompting, rate
         self.budget, self.rounded_budget = budget, rounded_budget
-        if not (run / "base" / "config.json").exists():
-            build_base(run / "base")
         self.model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             run / "base", dtype=torch.float32
         )
@@ -83,7 +76,7 @@ class Trainer:
         for parameter in self.weights:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=LR, betas=(0.9, 0.98), weight_decay=0.01
+            self.weights, lr=rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.prefix_ids = torch.tensor(prefix)
         self.seen: set[str] = set()
@@ -154,7 +147,8 @@ class Trainer:
             done = min(1.0, (self.tokens - self.budget) / max(1, self.rounded_budget))
             return ROUNDED_LR * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
         done = self.tokens / self.budget
-        return LR * min(1.0, (self.step + 1) / 30) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
+        warm = min(1.0, (self.step + 1) / 30)
+        return self.rate * warm * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
 
     def _weights_as_shipped(self) -> AbstractContextManager[None]:
         """In the last phase the model computes with the rounded weights that it will ship with."""
@@ -234,26 +228,6 @@ def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
-def prompting_of(base: Path) -> tuple[Prompting, list[int]]:
-    """The runtime's encoder over the base checkpoint's tokenizer, and the policy prefix."""
-    from proguard_edge.policy import Policy
-    from proguard_edge.prompt import PromptEncoder, Template
-
-    template = Template.named("compact")
-    encoder = PromptEncoder(base / "tokenizer.json", template, Policy.default())
-
-    def content(user: str, response: str | None) -> list[int]:
-        share = MAX_CONTENT if response is None else MAX_CONTENT // 2
-        user = encoder.windows(user, share, 0)[0]
-        if response is not None:
-            response = encoder.windows(response, MAX_CONTENT, 0)[0]
-        return encoder.content(user, response, (), "verdict").content_ids.tolist()
-
-    (end,) = encoder.encode_static("<|im_end|>")
-    prefix = encoder.prefix("text", "verdict", False).tolist()
-    return Prompting(content, encoder.encode_static, end), prefix
-
-
 def main() -> None:
     """Command line; see the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -261,41 +235,40 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=900_000)
     parser.add_argument("--rounded-tokens", type=int, default=0, help="quantization-aware, after")
+    parser.add_argument("--continue-from", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", type=Path, help="only write the trained checkpoint here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    args.run.mkdir(parents=True, exist_ok=True)
-    if not (args.run / "base" / "config.json").exists():
-        build_base(args.run / "base")
+    prepare_base(args.run / "base", args.continue_from)
     prompting, prefix = prompting_of(args.run / "base")
-    trainer = Trainer(args.run, prompting, prefix, args.tokens, args.rounded_tokens)
-    rows = read_folder(args.data / "train") + [Row.from_dict(r) for r in contrast_rows(args.seed)]
+    rate = CONTINUED_LR if args.continue_from else LR
+    trainer = Trainer(args.run, prompting, prefix, args.tokens, args.rounded_tokens, rate)
+    rows = all_rows(args.data, args.seed)
     if args.export:
         export_checkpoint(trainer, rows, args.export)
         return
-    train = select_rows((r for r in rows if not r.in_held_out()), CAPS, args.seed)
-    held_out = [r for r in rows if r.in_held_out() and r.source != "alpaca" and r.user]
-    held_out = [r for r in held_out if r.request_label or r.response_label]
-    held_out = select_rows(held_out, {}, args.seed)[:160]
-    watch = [
-        r
-        for n in ("xstest", "harmbench_prompt")
-        for r in read_jsonl(args.data / f"eval/{n}.jsonl.gz")
-    ]
-    rng = random.Random(args.seed)
-    built = [build_example(row, prompting, rng) for row in train]
-    examples = [e for e in built if e is not None]
+    examples = training_examples(rows, prompting, args.seed)
     print(f"prefix {len(prefix)} tokens; {len(examples)} rows", flush=True)
-    trainer.train(examples, held_out, watch)
+    trainer.train(examples, held_out_rows(rows, args.seed), watched_rows(args.data))
+
+
+def prepare_base(base: Path, source: Path | None) -> None:
+    """The checkpoint that a run begins with: a copy of `source`, or the mapped SmolLM2."""
+    if (base / "config.json").exists():
+        return
+    if source is None:
+        build_base(base)
+    else:
+        shutil.copytree(source, base, ignore=shutil.ignore_patterns("training.json"))
+        if (source / "training.json").exists():
+            shutil.copy(source / "training.json", base / "earlier.json")
 
 
 def export_checkpoint(trainer: Trainer, rows: list[Row], out: Path) -> None:
     """Write the trained weights as a checkpoint folder; `training.json` says what they saw."""
-    import shutil
-
     trainer.model.save_pretrained(out)
     for file in (trainer.run / "base").iterdir():
         if not (out / file.name).exists():
@@ -305,6 +278,9 @@ def export_checkpoint(trainer: Trainer, rows: list[Row], out: Path) -> None:
         "steps": trainer.step,
         "rows": _counts(row for row in rows if row.id in trainer.seen),
     }
+    earlier = trainer.run / "base" / "earlier.json"
+    if earlier.exists():
+        seen["earlier"] = json.loads(earlier.read_text())
     (out / "training.json").write_text(json.dumps(seen, indent=1) + "\n")
 
 

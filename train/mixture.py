@@ -1,0 +1,72 @@
+"""What the starter is trained on: which rows, how many of a source, under which prompt."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from proguard_edge.policy import Policy
+from proguard_edge.prompt import PromptEncoder, Template
+from proguard_edge.train.contrast import contrast_rows
+from proguard_edge.train.examples import Example, Prompting, build_example, select_rows
+from proguard_edge.train.rows import Row, read_folder, read_jsonl
+
+# Rows at most of a source; sources that are easy by now give little for what they cost.
+CAPS = {
+    "alpaca": 1600,
+    "beavertails": 1200,
+    "davidson": 700,
+    "gpteacher_roleplay": 120,
+    "gsm8k": 60,
+    "harmfulqa": 700,
+    "imagenet_sample": 0,
+    "med_safety": 150,
+    "safe_rlhf": 600,
+    "safety_tuned_llamas": 500,
+    "self_instruct_seed": 100,
+    "cyberseceval_interpreter": 80,
+}
+MAX_CONTENT = 256
+WATCHED = ("xstest", "harmbench_prompt")
+
+
+def all_rows(data: Path, seed: int) -> list[Row]:
+    """Every training row: the data folder's and our own contrast rows."""
+    return read_folder(data / "train") + [Row.from_dict(r) for r in contrast_rows(seed)]
+
+
+def training_examples(rows: list[Row], prompting: Prompting, seed: int) -> list[Example]:
+    """The mixture as token sequences, in the order of training."""
+    rng = random.Random(seed)
+    train = select_rows((r for r in rows if not r.in_held_out()), CAPS, seed)
+    built = [build_example(row, prompting, rng) for row in train]
+    return [e for e in built if e is not None]
+
+
+def held_out_rows(rows: list[Row], seed: int, limit: int = 160) -> list[Row]:
+    """Labelled rows that are never trained on, to watch a run by."""
+    held_out = [r for r in rows if r.in_held_out() and r.source != "alpaca" and r.user]
+    return select_rows((r for r in held_out if r.request_label or r.response_label), {}, seed)[
+        :limit
+    ]
+
+
+def watched_rows(data: Path) -> list[Row]:
+    """Rows of the evaluation files that a run prints figures on."""
+    return [r for name in WATCHED for r in read_jsonl(data / f"eval/{name}.jsonl.gz")]
+
+
+def prompting_of(base: Path) -> tuple[Prompting, list[int]]:
+    """The runtime's encoder over the base checkpoint's tokenizer, and the policy prefix."""
+    encoder = PromptEncoder(base / "tokenizer.json", Template.named("compact"), Policy.default())
+
+    def content(user: str, response: str | None) -> list[int]:
+        share = MAX_CONTENT if response is None else MAX_CONTENT // 4
+        user = encoder.windows(user, share, 0)[0]
+        if response is not None:
+            response = encoder.windows(response, MAX_CONTENT, 0)[0]
+        return encoder.content(user, response, (), "verdict").content_ids.tolist()
+
+    (end,) = encoder.encode_static("<|im_end|>")
+    prefix = encoder.prefix("text", "verdict", False).tolist()
+    return Prompting(content, encoder.encode_static, end), prefix
