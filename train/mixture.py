@@ -13,18 +13,22 @@ from proguard_edge.train.rows import Row, read_folder, read_jsonl
 
 # Rows at most of a source; sources that are easy by now give little for what they cost.
 CAPS = {
-    "alpaca": 1600,
-    "beavertails": 1200,
-    "davidson": 700,
-    "gpteacher_roleplay": 120,
-    "gsm8k": 60,
-    "harmfulqa": 700,
+    "advbench": 250,
+    "alpaca": 800,
+    "beavertails": 700,
+    "catqa": 250,
+    "cyberseceval_frr": 80,
+    "cyberseceval_interpreter": 40,
+    "davidson": 300,
+    "gpteacher_roleplay": 60,
+    "gsm8k": 30,
+    "harmfulqa": 300,
     "imagenet_sample": 0,
-    "med_safety": 150,
-    "safe_rlhf": 600,
-    "safety_tuned_llamas": 500,
-    "self_instruct_seed": 100,
-    "cyberseceval_interpreter": 80,
+    "med_safety": 80,
+    "safe_rlhf": 300,
+    "safety_tuned_llamas": 250,
+    "self_instruct_seed": 50,
+    "toxigen": 250,
 }
 MAX_CONTENT = 256
 WATCHED = ("xstest", "harmbench_prompt")

@@ -71,7 +71,7 @@ def test_requests_are_balanced(rows):
 
 
 def test_there_are_enough_rows_and_templates(rows):
-    assert 3500 <= len(rows) <= 4700
+    assert 3500 <= len(rows) <= 7000
     assert len({template_of(row) for row in rows}) >= 700
 
 
