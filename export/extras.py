@@ -7,14 +7,13 @@ from importlib.util import find_spec
 
 from proguard_edge.errors import ArtifactError
 
-INSTALL = "pip install 'proguard-edge[export]'"
 
-
-def need(*modules: str) -> None:
+def need(*modules: str, extra: str = "export") -> None:
     """Raises ArtifactError, naming the one command to run, when a module is not installed."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise ArtifactError(f"{', '.join(missing)} not installed: {INSTALL}")
+        install = f"pip install 'proguard-edge[{extra}]'"
+        raise ArtifactError(f"{', '.join(missing)} not installed: {install}")
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ class Template:
             raise ArtifactError(f"{path}: {error}") from None
 
     @classmethod
-    def named(cls, name: Literal["edge", "compact", "proguard"]) -> Template:
+    def named(cls, name: str) -> Template:
         """A template that ships with the package."""
         return cls.load(Path(__file__).parent / "templates" / f"{name}.jinja")
 

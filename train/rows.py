@@ -5,12 +5,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from proguard_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from proguard_edge.template import Modality
 
 LABELS = ("safe", "unsafe")
+
+
+class RowError(InputError, ValueError):
+    """A row that cannot be read as it stands; the message names the file and the line."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,15 @@ class Row:
     request_label: str | None
     response_label: str | None
     category: str | None
+    source_category: str | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """What there is to look at, decided as `Request.modality` does."""
+        if self.image is None:
+            return "text"
+        spoken = self.response is not None or bool(self.user and self.user.strip())
+        return "text-image" if spoken else "image"
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], folder: Path | None = None) -> Row:
@@ -49,7 +68,13 @@ class Row:
             request_label=raw.get("request_label"),
             response_label=raw.get("response_label"),
             category=raw.get("category"),
+            source_category=raw.get("source_category"),
         )
+
+    def to_dict(self, folder: Path) -> dict[str, Any]:
+        """The inverse of `from_dict`; the image is named relative to `folder` where it can be."""
+        image = self.image and Path(os.path.relpath(self.image, folder)).as_posix()
+        return {**asdict(self), "modality": self.modality, "image": image}
 
     def in_held_out(self, percent: int = 4) -> bool:
         """Whether this row belongs to the held-out part of train; decided by its id alone."""
@@ -57,15 +82,41 @@ class Row:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """Rows of one `.jsonl` or `.jsonl.gz` file, in file order."""
+    """Rows of one `.jsonl` or `.jsonl.gz` file, in file order. Raises RowError."""
+    for number, raw in json_lines(path):
+        try:
+            yield Row.from_dict(raw, path.parent)
+        except KeyError as error:
+            raise RowError(f"{path}, line {number}: {error} is missing") from None
+        except ValueError as error:
+            raise RowError(f"{path}, line {number}: {error}") from None
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number, from 1, and object of every line that is not blank. Raises RowError."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield Row.from_dict(json.loads(line), path.parent)
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                raw = json.loads(line)
+            except ValueError:
+                raise RowError(f"{path}, line {number} is not JSON") from None
+            if not isinstance(raw, dict):
+                raise RowError(f"{path}, line {number} is not a JSON object")
+            yield number, raw
 
 
 def read_folder(folder: Path) -> list[Row]:
     """Every row of every JSONL file of a folder, sorted by file name."""
     files = sorted(p for p in folder.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
     return [row for file in files for row in read_jsonl(file)]
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    """Write the unified format, gzipped by the name's end."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as lines:
+        for row in rows:
+            lines.write(json.dumps(row.to_dict(path.parent), ensure_ascii=False) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from proguard_edge.engine.base import Closing, Ids, Logits, Timings
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.errors import EngineError, LimitError
 from proguard_edge.image import Patches
+
+MAX_PREFIXES = 8
 
 
 class TransformersEngine:
@@ -55,7 +58,7 @@ class TransformersEngine:
         self.context = int(config.text_config.max_position_embeddings)
         self.image_token_id: int | None = config.image_token_id
         self.merge_size = int(config.vision_config.spatial_merge_size)
-        self._prefixes: dict[bytes, Any] = {}
+        self._prefixes: OrderedDict[bytes, Any] = OrderedDict()
 
     def start(self, prefix: Ids) -> TransformersSequence:
         """See `Engine.start`."""
@@ -65,6 +68,9 @@ class TransformersEngine:
             if key not in self._prefixes:
                 sequence.extend(prefix, phase="prefix_prefill")
                 self._prefixes[key] = sequence.cache
+                if len(self._prefixes) > MAX_PREFIXES:
+                    self._prefixes.popitem(last=False)
+            self._prefixes.move_to_end(key)
             sequence.begin(copy.deepcopy(self._prefixes[key]), len(prefix))
         return sequence
 
