@@ -4,13 +4,15 @@
 
 One table row a file and part (request, response): F1 of the unsafe class, weighted F1, recall,
 false-positive rate, AUROC, and the share of right main categories among rows whose category is
-known. Rows that end in an error are counted apart and never as safe.
+known. Rows that end in an error are counted apart and never as safe. `--image-text-only` judges the
+text that stands in images; there an ImageError is a picture in which none was found.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,19 +38,21 @@ def summarize(judged: list[Judged]) -> dict[str, dict[str, Any]]:
     """Metrics of each labelled part ("request", "response"), and of the categories."""
     out: dict[str, dict[str, Any]] = {}
     for part in ("request", "response"):
-        scores, truth, errors = [], [], 0
+        scores, truth = [], []
+        errors: Counter[str] = Counter()
         for row, verdict in judged:
             label = getattr(row, f"{part}_label")
             if label is None:
                 continue
             found = None if isinstance(verdict, ProGuardEdgeError) else getattr(verdict, part)
             if found is None:
-                errors += 1
+                errors[type(verdict).__name__] += 1
                 continue
             scores.append(found.score)
             truth.append(label == "unsafe")
         if truth or errors:
-            out[part] = {**(measure(scores, truth).to_dict() if truth else {}), "errors": errors}
+            measured = measure(scores, truth).to_dict() if truth else {}
+            out[part] = {**measured, "errors": errors.total(), "error_types": dict(errors)}
     if (share := _right_categories(judged)) is not None:
         out["category"] = share
     return out
@@ -72,19 +76,36 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--limit", type=int, help="at most this many rows of a file")
+    parser.add_argument("--image-text-only", action="store_true", help="images: their text alone")
+    parser.add_argument("--rows", type=Path, help="JSONL of every row's labels and scores")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {}
-    with Guard.load(args.artifact) as guard:
+    with Guard.load(args.artifact, image_text_only=args.image_text_only) as guard:
         report["artifact"] = guard.artifact.digest
         print(f"{'file':<24}{'part':<10}{'safe/unsafe':>12}  f1    wf1   recall fpr   auroc")
         for file in args.files:
             name = file.name.removesuffix(".gz").removesuffix(".jsonl")
-            report[name] = summarize(judge_rows(guard, list(read_jsonl(file))[: args.limit]))
+            judged = judge_rows(guard, list(read_jsonl(file))[: args.limit])
+            report[name] = summarize(judged)
+            if args.rows:
+                _append(args.rows, judged)
             for part, found in report[name].items():
                 print(_line(name, part, found), flush=True)
             if args.out:
                 args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _append(path: Path, judged: list[Judged]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        for row, verdict in judged:
+            line: dict[str, Any] = {"id": row.id, "source": row.source}
+            for part in ("request", "response"):
+                found = getattr(verdict, part, None)
+                line[part] = [getattr(row, f"{part}_label"), found.score if found else None]
+            if isinstance(verdict, ProGuardEdgeError):
+                line["error"] = type(verdict).__name__
+            file.write(json.dumps(line) + "\n")
 
 
 def _line(name: str, part: str, found: dict[str, Any]) -> str:

@@ -17,16 +17,23 @@ STEPS = 100
 RIDGE = 1e-6
 
 
-def fit_calibration(differences: NDArray[np.float64], unsafe: NDArray[np.bool_]) -> Calibration:
+def fit_calibration(
+    differences: NDArray[np.float64], unsafe: NDArray[np.bool_], miss_cost: float = 1.0
+) -> Calibration:
     """Minimise the class-balanced log loss of σ((d − bias) / temperature) by Newton's method.
 
-    differences: float [N], logit unsafe − logit safe. unsafe: bool [N]. Raises ValueError when one
-    class is missing or the scores are not higher for "unsafe" at all.
+    differences: float [N], logit unsafe − logit safe. unsafe: bool [N]. miss_cost: what a missed
+    unsafe row costs in false alarms; above 1 it moves the threshold towards "unsafe". Raises
+    ValueError when one class is missing, the scores are not higher for "unsafe" at all, or the cost
+    is not positive.
     """
+    if not miss_cost > 0:
+        raise ValueError(f"a miss cannot cost {miss_cost}")
     d, y = np.asarray(differences, np.float64), np.asarray(unsafe, bool)
     if y.all() or not y.any():
         raise ValueError("calibration needs safe and unsafe rows")
-    weight = np.where(y, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    share = miss_cost / (1 + miss_cost)
+    weight = np.where(y, share / y.mean(), (1 - share) / (1 - y.mean()))
     # Newton's method starts at zero on standardized scores: from elsewhere it can run away.
     centre, width = d.mean(), d.std() or 1.0
     features = np.stack([(d - centre) / width, np.ones_like(d)], 1)

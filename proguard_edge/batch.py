@@ -1,9 +1,10 @@
 """Many rows: JSONL in, JSONL out, resumable, an error is a row like any other.
 
 Each output line is `{"id": …, "key": …, "verdict": {…}}`, or with `"error": {"type", "message"}` in
-place of the verdict. The key is a digest of the row, its images' sizes and times, the artifact, the
-policy and the mode. A line is written whole and flushed; a run that was stopped goes on behind the
-last whole line, and never takes an old verdict for a row that has changed.
+place of the verdict. The key is a digest of the row, its images' sizes and times, the way in which
+text in them is read, the artifact, the policy and the mode. A line is written whole and flushed; a
+run that was stopped goes on behind the last whole line, and never takes an old verdict for a row
+that has changed.
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ class BatchRow:
     raw: bytes
     row: dict[str, Any] | InputError
 
-    def key(self, folder: Path, identity: str) -> str:
-        """Digest (hex) of all that the verdict on this row depends on."""
+    def key(self, folder: Path, identity: str, eyes: str) -> str:
+        """Digest (hex) of all that the verdict on this row depends on.
+
+        `eyes` counts for rows with images only: installing the extra `ocr` changes no other.
+        """
         state = hashlib.sha256(identity.encode() + b"\n" + self.raw.strip())
         images = self.row.get("image") if isinstance(self.row, dict) else None
         for image in images if isinstance(images, list) else [images]:
             if isinstance(image, str):
+                state.update(eyes.encode())
                 try:
                     status = (folder / image).stat()
                     state.update(f"{status.st_size}:{status.st_mtime_ns} ".encode())
@@ -126,7 +131,7 @@ def run_batch(
 
     Rows that stand in `output` already are skipped; their counts are in the summary. Raises
     InputError when a file cannot be read or written, or when `output` answers a row of the same id
-    that was another one, or was judged by another artifact, policy or mode.
+    that was another one, or was judged by another artifact, policy or mode, or read in another way.
     """
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"{output}: is the input; choose another name for the output")
@@ -138,12 +143,12 @@ def run_batch(
         # A lone surrogate in an id becomes its own JSON escape: the id comes back as it was.
         with output.open("a", encoding="utf-8", errors="backslashreplace") as file:
             for row in read_rows(source):
-                key = row.key(source.parent, identity)
+                key = row.key(source.parent, identity, guard.eyes.identity)
                 if keys := done.get(row.id):
                     if key not in keys:
                         raise InputError(
                             f"{output}: answers another row {row.id!r}, or was made with another "
-                            "artifact, policy or mode; choose another name"
+                            "artifact, policy, mode or reading; choose another name"
                         )
                     keys.remove(key)
                     summary.skipped += 1

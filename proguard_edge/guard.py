@@ -14,7 +14,8 @@ from proguard_edge.cache import Cache
 from proguard_edge.engine import Engine, load_engine
 from proguard_edge.engine.base import Closing
 from proguard_edge.errors import ArtifactError, InputError, LanguageError, ProGuardEdgeError
-from proguard_edge.image import ImageProcessor
+from proguard_edge.image import ImageProcessor, Patches
+from proguard_edge.image_text import Eyes, Reading
 from proguard_edge.judge import Judge, Usage, verdict_of
 from proguard_edge.language import unread_language
 from proguard_edge.pieces import split_request, views_of
@@ -33,8 +34,10 @@ STARTER = Path(__file__).parent / "starter" / "artifact"
 class Guard(Closing):
     """A loaded artifact that gives verdicts. Threads may share one; they take turns."""
 
-    def __init__(self, artifact: Artifact, engine: Engine) -> None:
+    def __init__(self, artifact: Artifact, engine: Engine, eyes: Eyes | None = None) -> None:
+        """eyes: how text in images is read; None = not at all."""
         self.artifact, self.engine = artifact, engine
+        self.eyes = eyes or Eyes(artifact.modalities, ocr=False, only=False, threads=0)
         template = Template.load(artifact.path("template.jinja"))
         self.policy = Policy.load(artifact.path("policy.yaml"))
         self._encoder = PromptEncoder(artifact.path("tokenizer.json"), template, self.policy)
@@ -49,19 +52,24 @@ class Guard(Closing):
         threads: int = 0,
         verify: bool = False,
         cache: Cache | None = None,
+        ocr: bool | None = None,
+        image_text_only: bool = False,
     ) -> Guard:
         """Open an artifact folder; None is the starter that ships with the package.
 
         `verify` reads every byte again; otherwise digests are checked on the first use of these
-        files. `threads`: 0 = all cores. Raises ArtifactError, EngineError.
+        files. `threads`: 0 = all cores. `ocr`: judge text in images as text too; None = if the
+        extra `ocr` is installed. `image_text_only`: judge that text and not the scene, with any
+        artifact that reads text. Raises ArtifactError, EngineError.
         """
         found = Artifact.open(artifact if artifact is not None else STARTER)
+        eyes = Eyes(found.modalities, ocr, image_text_only, threads)
         cache = cache or Cache.default()
         if verify:
             check_digests(found)
         else:
             verify_once(found, cache)
-        return cls(found, load_engine(found, cache, engine, threads))
+        return cls(found, load_engine(found, cache, engine, threads), eyes)
 
     def moderate(
         self,
@@ -101,30 +109,50 @@ class Guard(Closing):
         self._check(request, mode)
         judge = self.judge_of(policy)
         limits = self.artifact.limits
-        views = views_of(request.images, self._processor) if request.images else iter(())
         window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
-        usage, findings = Usage({}, {}), []
-        for piece in split_request(request, views, judge.encoder, window, overlap):
-            findings.append(judge.find(piece, mode, usage))
+        usage, findings, asked = Usage({}, {}), [], []
+        reading = Reading(request, self.eyes)
+        for part, views in self._looks(request, reading):
+            asked.append(part)
+            for piece in split_request(part, views, judge.encoder, window, overlap):
+                findings.append(judge.find(piece, mode, usage))
+        if reading.ms is not None:
+            usage.ms["ocr"] = reading.ms
         elapsed = 1000 * (perf_counter() - begin)
         # Everything but the engine: decoding and resizing images, tokenizing, reading answers.
         usage.ms["preprocess"] = elapsed - sum(usage.ms.values())
         usage.ms["total"] = elapsed
-        verdict = verdict_of(request, findings, judge.encoder.policy, mode, self.artifact, usage)
-        self._check_languages(request, verdict)
+        verdict = verdict_of(
+            reading.evaluated(), findings, judge.encoder.policy, mode, self.artifact, usage
+        )
+        for part in asked:
+            self._check_languages(part, verdict)
         return verdict
 
+    def _looks(
+        self, request: Request, reading: Reading
+    ) -> Iterator[tuple[Request, Iterator[Patches]]]:
+        """What the model is asked: the request with its views, then the text that stood in them."""
+        if reading.only:
+            reading.see_text_alone()
+        elif request.images:
+            yield request, views_of(request.images, self._processor, reading.see)
+        else:
+            yield request, iter(())
+        for part in reading.requests():
+            yield part, iter(())
+
     def _check(self, request: Request, mode: Mode) -> None:
-        known = self.artifact.modalities
-        if request.images and not {"image", "text-image"} & set(known):
+        known, name = self.artifact.modalities, self.artifact.name
+        seen = request.images and not self.eyes.only
+        if seen and not {"image", "text-image"} & set(known):
             raise ArtifactError(
-                f"{self.artifact.name} reads text only, the image was not judged; "
-                "`proguard-edge export` makes an artifact that sees from a ProGuard checkpoint"
+                f"{name} reads text only, the image was not judged; `proguard-edge export` makes "
+                "an artifact that sees from a ProGuard checkpoint, --image-text-only (Python: "
+                "image_text_only=True) judges the text in the image alone"
             )
-        if request.modality not in known:
-            raise ArtifactError(
-                f"{self.artifact.name} reads {', '.join(known)}; {request.modality} was not judged"
-            )
+        if (modality := request.modality if seen else "text") not in known:
+            raise ArtifactError(f"{name} reads {', '.join(known)}; {modality} was not judged")
         if mode not in self.artifact.modes:
             raise ArtifactError(
                 f"{self.artifact.name} has no mode {mode!r}, only {', '.join(self.artifact.modes)}"
@@ -173,8 +201,9 @@ class Guard(Closing):
         return FreeNames(self._encoder.encode_static, self._encoder.pieces)
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine and the reader."""
         self.engine.close()
+        self.eyes.close()
 
 
 def _listed(image: ImageSource | Iterable[ImageSource] | None) -> tuple[ImageSource, ...]:

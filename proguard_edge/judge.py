@@ -13,7 +13,6 @@ from proguard_edge.errors import AnswerError
 from proguard_edge.pieces import Piece
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode, PromptEncoder
-from proguard_edge.request import Request
 from proguard_edge.verdict import Judgement, Risk, Verdict
 
 
@@ -98,23 +97,21 @@ class Judge:
 
 
 def verdict_of(
-    request: Request,
+    evaluated: tuple[str, ...],
     findings: Sequence[Finding],
     policy: Policy,
     mode: Mode,
     artifact: Artifact,
     usage: Usage,
 ) -> Verdict:
-    """The worst of the findings: for each label its highest score, the category of the worst."""
+    """The worst of the findings: for each label its highest score, the category of the worst.
+
+    `evaluated`: what was looked at, see Verdict.
+    """
     of_request, of_response = _worst(findings, "request"), _worst(findings, "response")
     decisive = max(
         findings, key=lambda f: (f.decoded.answer.unsafe, max(f.decoded.scores.values()))
     )
-    looked_at = {
-        "user_text": bool(request.user and request.user.strip()),
-        "response": request.response is not None,
-        "image": bool(request.images),
-    }
     if of_request is None:
         raise AnswerError("no piece of the request was judged")
     return Verdict(
@@ -122,7 +119,7 @@ def verdict_of(
         response=of_response,
         category=_risk(decisive.decoded, policy),
         reasoning=decisive.reasoning,
-        evaluated=tuple(name for name, seen in looked_at.items() if seen),
+        evaluated=evaluated,
         mode=mode,
         artifact=artifact.digest,
         tokens=usage.tokens,

@@ -6,11 +6,11 @@ at one by one. Every window and every view is in at least one piece; nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proguard_edge.image import ImageProcessor, Patches, load_image
+from proguard_edge.image import ImageProcessor, Patches, View, load_image
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
 
@@ -27,13 +27,16 @@ class Piece:
     image: Patches | None
 
 
-def views_of(images: Iterable[ImageSource], processor: ImageProcessor) -> Iterator[Patches]:
+def views_of(
+    images: Iterable[ImageSource], processor: ImageProcessor, see: Callable[[View], object]
+) -> Iterator[Patches]:
     """Patches of every view of every image, made when they are asked for: each may be large.
 
-    Raises ImageError, LimitError.
+    `see` gets each view before the model does. Raises ImageError, LimitError.
     """
     for image in images:
         for view in load_image(image):
+            see(view)
             yield processor(view.image)
 
 

@@ -36,7 +36,9 @@ class Risk:
 class Verdict:
     """`response` is None where there was none to judge; `category` is None where all is safe.
 
-    `evaluated` lists what was looked at: "user_text", "response", "image".
+    `evaluated` lists what was looked at: "user_text", "response", "image" (the model saw the
+    picture), "image_text" (text was found in a picture and judged as text). A picture in which text
+    was looked for and none was found has no "image_text", but an "ocr" among the timings.
     `tokens` counts prefix, content and generated tokens; `timings_ms` are milliseconds a phase.
     """
 

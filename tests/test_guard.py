@@ -37,7 +37,7 @@ from proguard_edge.verdict import Verdict
 
 @pytest.fixture(scope="module")
 def guard(tiny_onnx: Path) -> Iterator[Guard]:
-    with Guard.load(tiny_onnx, threads=1) as guard:
+    with Guard.load(tiny_onnx, threads=1, ocr=False) as guard:
         yield guard
 
 
@@ -134,7 +134,7 @@ def test_threads_that_share_a_guard_get_the_verdicts_of_one(guard, alone):
 
 
 def test_a_freshly_loaded_guard_gives_the_same_verdicts(tiny_onnx, alone):
-    with Guard.load(tiny_onnx, threads=1, verify=True) as fresh:
+    with Guard.load(tiny_onnx, threads=1, verify=True, ocr=False) as fresh:
         assert [lasting(fresh.judge(request)) for request in REQUESTS[:5]] == alone[:5]
 
 

@@ -32,6 +32,8 @@ from proguard_edge.train.rows import Row, read_folder
 from proguard_edge.verdict import Verdict
 
 CONTEXT = 2048
+# A wrong "safe" costs users more than a false alarm; on responses false alarms are many already.
+MISS_COST = {"request": 2.0, "response": 1.0}
 # Sources of one class are easy, and say little about where the threshold belongs.
 CALIBRATION_CAPS = {
     "alpaca": 60,
@@ -79,7 +81,8 @@ def _fit(judged: list[Judged], part: str) -> Calibration:
         and (found := getattr(verdict, part)) is not None
     ]
     scores = np.clip([s for s, _ in pairs], 1e-12, 1 - 1e-12)
-    return fit_calibration(np.log(scores / (1 - scores)), np.array([y for _, y in pairs]))
+    unsafe = np.array([y for _, y in pairs])
+    return fit_calibration(np.log(scores / (1 - scores)), unsafe, MISS_COST[part])
 
 
 def set_calibration(folder: Path, calibration: dict[str, Calibration]) -> Artifact:

@@ -27,6 +27,8 @@ def moderate_batch(
     engine: str,
     threads: int,
     verify: bool,
+    ocr: bool | None,
+    image_text_only: bool,
     as_json: bool,
 ) -> None:
     """Judge each row of SOURCE (.jsonl or .jsonl.gz with user, response, image).
@@ -46,7 +48,7 @@ def moderate_batch(
     from proguard_edge.batch import Summary, read_rows, run_batch
 
     total = sum(1 for _ in read_rows(source))
-    guard, policy = load_guard(artifact, policy_file, engine, threads, verify)
+    guard, policy = load_guard(artifact, policy_file, engine, threads, verify, ocr, image_text_only)
     summary = Summary()
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with guard, Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:

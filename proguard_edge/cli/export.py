@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proguard_edge.cli.exit import handle_errors
+from proguard_edge.cli.options import TEMPLATES, policy_named, template_named
 
 if TYPE_CHECKING:
     from proguard_edge.artifact import Artifact
     from proguard_edge.export.folder import Contents
-
-TEMPLATES = ("proguard", "edge", "compact")
 
 
 @click.command()
@@ -89,15 +88,10 @@ def export(
 
 def _contents(policy: str, template: str, name: str, text_only: bool) -> Contents:
     from proguard_edge.export.folder import Contents
-    from proguard_edge.policy import Policy
-    from proguard_edge.template import Template
 
-    path = Path(template)
-    if template in TEMPLATES:
-        path = Path(__file__).parents[1] / "templates" / f"{template}.jinja"
     return Contents(
-        policy=Policy.default() if policy == "default" else Policy.load(policy),
-        template=Template.load(path),
+        policy=policy_named(policy),
+        template=template_named(template),
         name=name,
         modalities=("text",) if text_only else ("text", "text-image", "image"),
         # The released weights answer about a response even where none was given.

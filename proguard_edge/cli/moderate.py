@@ -38,6 +38,8 @@ def moderate(
     engine: str,
     threads: int,
     verify: bool,
+    ocr: bool | None,
+    image_text_only: bool,
     as_json: bool,
 ) -> None:
     """Judge one text, image or conversation; `-` reads the text from stdin.
@@ -52,7 +54,7 @@ def moderate(
         )
     if source is not None or text_file is not None:
         text = read_text(text_file)
-    guard, policy = load_guard(artifact, policy_file, engine, threads, verify)
+    guard, policy = load_guard(artifact, policy_file, engine, threads, verify, ocr, image_text_only)
     with guard:
         verdict = guard.moderate(text, images or None, response, policy=policy, mode=mode)
     if as_json:

@@ -15,12 +15,14 @@ from proguard_edge.request import MAX_TEXT_CHARS
 if TYPE_CHECKING:
     from proguard_edge.guard import Guard
     from proguard_edge.policy import Policy
+    from proguard_edge.template import Template
 
 FILE = click.Path(path_type=Path)
+TEMPLATES = ("proguard", "edge", "compact")
 
 
 def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--artifact, --policy, --mode, --engine, --threads, --verify."""
+    """--artifact, --policy, --mode, --engine, --threads, --verify, --ocr, --image-text-only."""
     options = (
         click.option("--artifact", type=FILE, help="Artifact folder; default: the starter."),
         click.option("--policy", "policy_file", type=FILE, help="Policy file to judge by."),
@@ -36,6 +38,14 @@ def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--threads", type=click.IntRange(0), default=0, help="0: all cores."),
         click.option("--verify", is_flag=True, help="Check every byte of the artifact again."),
+        click.option(
+            "--ocr/--no-ocr",
+            default=None,
+            help="Judge text in images as text too; default: if the extra `ocr` is installed.",
+        ),
+        click.option(
+            "--image-text-only", is_flag=True, help="Judge the text in images, not the scene."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -43,14 +53,28 @@ def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_guard(
-    artifact: Path | None, policy_file: Path | None, engine: str, threads: int, verify: bool
+    artifact: Path | None,
+    policy_file: Path | None,
+    engine: str,
+    threads: int,
+    verify: bool,
+    ocr: bool | None,
+    image_text_only: bool,
 ) -> tuple[Guard, Policy | None]:
     """The guard and the policy that the options name. Raises ArtifactError, PolicyError …"""
     from proguard_edge.guard import Guard
     from proguard_edge.policy import Policy
 
     policy = Policy.load(policy_file) if policy_file is not None else None
-    return Guard.load(artifact, engine, threads=threads, verify=verify), policy
+    guard = Guard.load(
+        artifact,
+        engine,
+        threads=threads,
+        verify=verify,
+        ocr=ocr,
+        image_text_only=image_text_only,
+    )
+    return guard, policy
 
 
 def read_text(path: Path | None) -> str:
@@ -72,3 +96,20 @@ def read_text(path: Path | None) -> str:
         raise InputError(f"{path or 'stdin'}: not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def policy_named(name: str) -> Policy:
+    """The package's policy for "default", else the policy in that file. Raises PolicyError."""
+    from proguard_edge.policy import Policy
+
+    return Policy.default() if name == "default" else Policy.load(name)
+
+
+def template_named(name: str) -> Template:
+    """One of the package's templates, else the template in that file. Raises ArtifactError."""
+    from proguard_edge.template import Template
+
+    for known in TEMPLATES:
+        if name == known:
+            return Template.named(known)
+    return Template.load(name)

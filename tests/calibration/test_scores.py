@@ -31,3 +31,16 @@ def test_the_share_of_the_classes_does_not_move_the_threshold() -> None:
 def test_scores_that_say_nothing_are_refused(unsafe: list[bool]) -> None:
     with pytest.raises(ValueError, match="calibrat"):
         fit_calibration(np.array([-2.0, -1.0, 1.0, 2.0]), np.array(unsafe))
+
+
+def test_a_miss_that_costs_more_moves_the_threshold_by_the_logarithm_of_its_cost() -> None:
+    rng = np.random.default_rng(2)
+    safe, unsafe = rng.normal(-1, 1, 50_000), rng.normal(1, 1, 50_000)
+    scores, truth = np.r_[safe, unsafe], np.r_[np.zeros(50_000), np.ones(50_000)] > 0
+    equal, dear = fit_calibration(scores, truth), fit_calibration(scores, truth, miss_cost=4.0)
+    # Two normal classes one apart from zero: the log odds are 2 d.
+    assert equal.bias == pytest.approx(0.0, abs=0.03)
+    assert dear.bias == pytest.approx(-np.log(4) / 2, abs=0.05)
+    assert dear.temperature == pytest.approx(equal.temperature, rel=0.05)
+    with pytest.raises(ValueError, match="cannot cost"):
+        fit_calibration(scores, truth, miss_cost=0)

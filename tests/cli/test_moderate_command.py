@@ -16,7 +16,10 @@ from variants import ALL_SAFE, ALL_UNSAFE, variant
 
 from proguard_edge.cli import COMMANDS, main
 
-HEAVY = ("numpy", "onnxruntime", "torch", "transformers", "rich", "yaml", "jinja2", "tokenizers")
+HEAVY = (
+    *("numpy", "onnxruntime", "torch", "transformers", "rich", "yaml", "jinja2", "tokenizers"),
+    *("rapidocr", "cv2"),
+)
 
 # Asks every command and subcommand for its help in one process; prints those of HEAVY that came.
 ALL_HELP = f"""
