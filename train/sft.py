@@ -62,9 +62,12 @@ class SampleSet:
 
 
 def builder_of(
-    checkpoint: Path, template: Template, policy: Policy, *, augmented: bool, seed: int
+    checkpoint: Path, template: Template, policy: Policy, *, hiding: Hiding | None, seed: int
 ) -> SampleBuilder:
-    """Prompts and answers for a checkpoint folder. Raises ArtifactError, PolicyError."""
+    """Prompts and answers for a checkpoint folder; with `hiding` policies change from row to row.
+
+    Raises ArtifactError, PolicyError.
+    """
     tokenizer = checkpoint / "tokenizer.json"
     if not tokenizer.is_file():
         raise ArtifactError(f"{checkpoint}: no tokenizer.json; give a checkpoint folder")
@@ -74,7 +77,7 @@ def builder_of(
     if settings.is_file():
         processor = ImageProcessor.from_hf(json.loads(settings.read_text(encoding="utf-8")))
     (end,) = encoder.encode_static("<|im_end|>")
-    return SampleBuilder(encoder, processor, end, seed, hiding=Hiding() if augmented else None)
+    return SampleBuilder(encoder, processor, end, seed, hiding=hiding)
 
 
 def fine_tune(

@@ -19,6 +19,7 @@ COMMANDS = {
         "Look at an artifact, or verify its bytes.",
     ),
     "export": ("proguard_edge.cli.export:export", "Turn a checkpoint folder into an artifact."),
+    "train": ("proguard_edge.cli.train:train", "Make or improve a checkpoint."),
 }
 
 

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 TEMPLATES = ("proguard", "edge", "compact")
 
+hide_option = click.option(
+    "--hide",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Probability that a category, and that a subcategory, is hidden from a row's policy.",
+)
+
 
 def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--artifact, --policy, --mode, --engine, --threads, --verify, --ocr, --image-text-only."""

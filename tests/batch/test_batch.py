@@ -267,7 +267,7 @@ def test_another_artifact_policy_or_mode_does_not_go_on_from_the_answers_of_the_
     other = Guard(replace(guard.artifact, digest="0" * 64), guard.engine)
     policy = Policy.default().subset(["C8"])
     for judge, options in ((other, {}), (guard, {"policy": policy}), (guard, {"mode": "reason"})):
-        with pytest.raises(InputError, match="another artifact, policy or mode"):
+        with pytest.raises(InputError, match="another artifact, policy, mode or reading"):
             run(judge, source, output, **options)
         assert output.read_bytes() == written
     # The artifact's own policy is the same one, whether it is named or not.

@@ -24,6 +24,7 @@ from proguard_edge.export.transformers_artifact import export_transformers
 from proguard_edge.guard import Guard
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Template
+from proguard_edge.train.augment import Hiding
 from proguard_edge.train.examples import IGNORE
 from proguard_edge.train.rows import Row
 from proguard_edge.train.sft import Settings, builder_of, fine_tune
@@ -37,7 +38,7 @@ def row(name: str, **fields: object) -> Row:
 @pytest.fixture
 def builder(tiny: Path) -> SampleBuilder:
     policy = Policy.default()
-    return builder_of(tiny, Template.named("compact"), policy, augmented=False, seed=1)
+    return builder_of(tiny, Template.named("compact"), policy, hiding=None, seed=1)
 
 
 def taught(builder: SampleBuilder, row: Row) -> str:
@@ -70,7 +71,7 @@ def test_an_unknown_category_of_an_unsafe_row_is_not_taught(builder: SampleBuild
 
 def test_an_augmented_sample_names_what_its_policy_hides(tiny: Path) -> None:
     policy = Policy.default()
-    builder = builder_of(tiny, Template.named("compact"), policy, augmented=True, seed=1)
+    builder = builder_of(tiny, Template.named("compact"), policy, hiding=Hiding(), seed=1)
     answers = {
         taught(builder, row(f"r{n}", user="hi", request_label="unsafe", category="C8S1"))
         for n in range(60)
@@ -92,7 +93,7 @@ def test_no_usable_row_is_an_error(tiny: Path, builder: SampleBuilder, tmp_path:
 
 def test_a_folder_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no tokenizer\.json"):
-        builder_of(tmp_path, Template.named("compact"), Policy.default(), augmented=False, seed=0)
+        builder_of(tmp_path, Template.named("compact"), Policy.default(), hiding=None, seed=0)
 
 
 def test_training_reads_what_the_engine_reads(
