@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from proguard_edge.artifact.format import file_digest
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.extras import need
+from proguard_edge.image import ImageProcessor
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 # Names in checkpoints of transformers 5, of transformers 4.5x, and of the first release.
@@ -22,6 +24,13 @@ EMBEDDINGS = (
     "model.language_model.embed_tokens.weight",
     "language_model.model.embed_tokens.weight",
     "model.embed_tokens.weight",
+)
+WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+REWRITTEN = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "training.json",
 )
 HEAD = ("lm_head.weight", "language_model.lm_head.weight")
 
@@ -131,6 +140,22 @@ class Checkpoint:
     def _rows(self, *names: str) -> WeightRows:
         name = self._find(*names)
         return WeightRows(self._places[name], name)
+
+
+def copy_companions(folder: Path, out: Path) -> None:
+    """Copy what stands beside the weights of a checkpoint folder: tokenizer, processor, licences.
+
+    Not what whoever writes new weights writes anew: configuration, index, record of the training.
+    """
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix not in WEIGHTS and path.name not in REWRITTEN:
+            shutil.copyfile(path, out / path.name)
+
+
+def image_processor(folder: Path) -> ImageProcessor | None:
+    """The image processor of a checkpoint folder, None where it has none. Raises ArtifactError."""
+    settings = folder / "preprocessor_config.json"
+    return ImageProcessor.from_hf(read_json(settings)) if settings.is_file() else None
 
 
 class WeightRows:

@@ -8,7 +8,6 @@ CPU. Checkpoints as it goes and resumes from the last one.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from proguard_edge.errors import ArtifactError, InputError
-from proguard_edge.image import ImageProcessor
+from proguard_edge.export.checkpoint import copy_companions, image_processor
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import PromptEncoder, Template
 from proguard_edge.train.augment import Hiding
@@ -62,7 +61,13 @@ class SampleSet:
 
 
 def builder_of(
-    checkpoint: Path, template: Template, policy: Policy, *, hiding: Hiding | None, seed: int
+    checkpoint: Path,
+    template: Template,
+    policy: Policy,
+    *,
+    hiding: Hiding | None,
+    seed: int,
+    response_line: str = "given",
 ) -> SampleBuilder:
     """Prompts and answers for a checkpoint folder; with `hiding` policies change from row to row.
 
@@ -72,12 +77,15 @@ def builder_of(
     if not tokenizer.is_file():
         raise ArtifactError(f"{checkpoint}: no tokenizer.json; give a checkpoint folder")
     encoder = PromptEncoder(tokenizer, template, policy)
-    settings = checkpoint / "preprocessor_config.json"
-    processor = None
-    if settings.is_file():
-        processor = ImageProcessor.from_hf(json.loads(settings.read_text(encoding="utf-8")))
     (end,) = encoder.encode_static("<|im_end|>")
-    return SampleBuilder(encoder, processor, end, seed, hiding=hiding)
+    return SampleBuilder(
+        encoder,
+        image_processor(checkpoint),
+        end,
+        seed,
+        hiding=hiding,
+        always_response=response_line == "always",
+    )
 
 
 def fine_tune(
@@ -210,10 +218,7 @@ def _write(
     folder: Path,
 ) -> Path:
     model.save_pretrained(folder)
-    for file in source.iterdir():
-        weights = file.name.startswith("model") or file.suffix == ".safetensors"
-        if file.is_file() and not weights and not (folder / file.name).exists():
-            shutil.copy(file, folder / file.name)
+    copy_companions(source, folder)
     record = {
         "method": "supervised fine-tuning",
         "settings": asdict(settings),

@@ -56,7 +56,7 @@ class SampleBuilder:
 
     def __call__(self, row: Row) -> Sample:
         """The sample of a usable row. Raises ImageError, TextError, LimitError."""
-        encoder, row = self.encoder, row
+        encoder = self.encoder
         if self.hiding is not None:
             task = augment(row, encoder.policy, self.seed, self.hiding)
             encoder = encoder.with_policy(task.policy)

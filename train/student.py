@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from proguard_edge.errors import ArtifactError
-from proguard_edge.export.checkpoint import Checkpoint, read_json
+from proguard_edge.export.checkpoint import Checkpoint, copy_companions, read_json
 
 ALIGN = 64
 
@@ -47,10 +46,7 @@ def make_student(
     text.num_hidden_layers = len(kept)
     text.layer_types = text.layer_types[: len(kept)]
     out.mkdir(parents=True, exist_ok=True)
-    for file in source.folder.iterdir():
-        weights = file.name.startswith("model") or file.suffix == ".safetensors"
-        if file.is_file() and not weights and file.name not in ("config.json", "training.json"):
-            shutil.copy(file, out / file.name)
+    copy_companions(source.folder, out)
     if vocabulary is not None:
         _keep_tokens(model, source.folder / "tokenizer.json", out, vocabulary)
     model.save_pretrained(out)

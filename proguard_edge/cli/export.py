@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.cli.options import TEMPLATES, policy_named, template_named
+from proguard_edge.cli.options import TEMPLATES, policy_named, response_line_of, template_named
 
 if TYPE_CHECKING:
     from proguard_edge.artifact import Artifact
@@ -94,8 +94,7 @@ def _contents(policy: str, template: str, name: str, text_only: bool) -> Content
         template=template_named(template),
         name=name,
         modalities=("text",) if text_only else ("text", "text-image", "image"),
-        # The released weights answer about a response even where none was given.
-        response_line="always" if template == "proguard" else "given",
+        response_line=response_line_of(template),
     )
 
 

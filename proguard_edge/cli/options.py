@@ -113,6 +113,12 @@ def policy_named(name: str) -> Policy:
     return Policy.default() if name == "default" else Policy.load(name)
 
 
+def response_line_of(template: str) -> str:
+    """Released weights, which read the template "proguard", answer about a response even where
+    none was given; see `Artifact.response_line`."""
+    return "always" if template == "proguard" else "given"
+
+
 def template_named(name: str) -> Template:
     """One of the package's templates, else the template in that file. Raises ArtifactError."""
     from proguard_edge.template import Template

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.cli.options import TEMPLATES, hide_option, policy_named, template_named
+from proguard_edge.cli.options import (
+    TEMPLATES,
+    hide_option,
+    policy_named,
+    response_line_of,
+    template_named,
+)
 from proguard_edge.cli.train_rows import rows
 from proguard_edge.cli.train_sft import sft
 
@@ -169,7 +175,7 @@ def _run(
         checkpoint=model,
         template=template_named(template),
         policy=policy_named(policy),
-        response_line="always" if template == "proguard" else "given",
+        response_line=response_line_of(template),
         mode="reason" if reasoning else "verdict",
         hiding=Hiding(hide, hide),
         max_tokens=int(loaded.value("data.max_prompt_length", extra)),

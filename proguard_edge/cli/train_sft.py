@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.cli.options import FILE, hide_option, policy_named, template_named
+from proguard_edge.cli.options import (
+    FILE,
+    hide_option,
+    policy_named,
+    response_line_of,
+    template_named,
+)
 
 
 @click.command()
@@ -70,7 +76,12 @@ def sft(
 
     hiding = Hiding(hide, hide) if augment else None
     builder = builder_of(
-        model, template_named(template), policy_named(policy), hiding=hiding, seed=seed
+        model,
+        template_named(template),
+        policy_named(policy),
+        hiding=hiding,
+        seed=seed,
+        response_line=response_line_of(template),
     )
     rows = [row for path in data for row in read_rows(path)]
     rows = [row for row in rows if builder.usable(row)]

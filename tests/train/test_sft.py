@@ -151,3 +151,10 @@ def test_a_checkpoint_learns_texts_and_pictures_and_resumes(
             verdict = guard.moderate(sample.user, sample.image)
             assert verdict.request.label == sample.request_label, sample.id
             assert (verdict.category.id if verdict.category else None) == sample.category
+
+
+def test_where_the_model_answers_for_every_conversation_the_line_is_taught(tiny: Path) -> None:
+    template, policy = Template.named("proguard"), Policy.default()
+    builder = builder_of(tiny, template, policy, hiding=None, seed=1, response_line="always")
+    raw = row("a", user="hi", request_label="safe")
+    assert taught(builder, raw).startswith("<answer>\nRequest:safe\nResponse:safe\nCategory:None")

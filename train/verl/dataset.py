@@ -15,14 +15,14 @@ How the prompt reaches the model unchanged
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from proguard_edge.errors import InputError
-from proguard_edge.image import ImageProcessor, load_image
+from proguard_edge.export.checkpoint import image_processor
+from proguard_edge.image import load_image
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.template import Mode, Template
@@ -82,12 +82,7 @@ class Builder:
         self._encoder = PromptEncoder(
             prompting.checkpoint / "tokenizer.json", prompting.template, prompting.policy
         )
-        settings = prompting.checkpoint / "preprocessor_config.json"
-        self._processor = (
-            ImageProcessor.from_hf(json.loads(settings.read_text(encoding="utf-8")))
-            if settings.is_file()
-            else None
-        )
+        self._processor = image_processor(prompting.checkpoint)
         self.counts = Counts()
 
     def record(self, row: Row, seed: int, split: str) -> dict[str, Any] | None:

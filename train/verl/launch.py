@@ -21,7 +21,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Run:
             "template": self.prompting.template.digest(),
             "mode": self.prompting.mode,
             "reasoning": self.reasoning,
+            "hiding": asdict(self.prompting.hiding),
             "seed": self.seed,
             "passes": self.passes,
             "overrides": sorted(self.extra),
