@@ -143,3 +143,11 @@ def test_verl_accepts_the_composed_configuration(name: str) -> None:
         worker.ref.ppo_micro_batch_size_per_gpu = worker.actor.ppo_micro_batch_size_per_gpu
     for part in (worker.actor, worker.ref, worker.rollout, config.algorithm):
         omega_conf_to_dataclass(part)
+
+
+def test_a_cpu_computes_in_fp32_and_gpus_as_verl_does() -> None:
+    key = "fsdp_config.mixed_precision.param_dtype"
+    for part in ("actor", "ref"):
+        name = f"+actor_rollout_ref.{part}.{key}"
+        assert Profile.load("cpu-smoke").overrides[name] == "fp32"
+        assert name not in Profile.load("8x80g").overrides
