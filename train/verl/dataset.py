@@ -74,6 +74,15 @@ class Counts:
     longest: int = 0
 
 
+@dataclass(frozen=True)
+class Example:
+    """verl's record of a row, the task that it came from, and the ids of its prompt."""
+
+    record: dict[str, Any]
+    task: Task
+    ids: list[int]
+
+
 class Builder:
     """Makes verl's records of rows. Raises ArtifactError for a checkpoint that cannot be used."""
 
@@ -87,21 +96,30 @@ class Builder:
 
     def record(self, row: Row, seed: int, split: str) -> dict[str, Any] | None:
         """The record of a row, or None, counted, where there is nothing to learn from it."""
+        found = self.example(row, seed, split)
+        return found.record if found is not None else None
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of an answer's ids, special tokens and all."""
+        return self._encoder.decode(ids)
+
+    def example(self, row: Row, seed: int, split: str) -> Example | None:
+        """The same with the row's task and the ids that its prompt comes to."""
         if row.request_label is None and row.response_label is None:
             self.counts.unlabelled += 1
             return None
         task = augment(row, self._prompting.policy, seed, self._prompting.hiding)
         try:
-            prompt, images, tokens = self._prompt(row, task)
+            prompt, images, ids = self._prompt(row, task)
         except (InputError, OSError):
             self.counts.unreadable += 1
             return None
-        if tokens > self._prompting.max_tokens:
+        if len(ids) > self._prompting.max_tokens:
             self.counts.too_long += 1
             return None
         self.counts.written += 1
-        self.counts.longest = max(self.counts.longest, tokens)
-        return {
+        self.counts.longest = max(self.counts.longest, len(ids))
+        record = {
             "data_source": row.modality,
             "prompt": [{"role": "user", "content": prompt}],
             "ability": "safety",
@@ -117,14 +135,15 @@ class Builder:
             },
             "images": [{"bytes": image} for image in images],
         }
+        return Example(record, task, ids)
 
     def _has_response_line(self, row: Row) -> bool:
         if row.modality == "image":
             return False
         return self._prompting.response_line == "always" or row.response is not None
 
-    def _prompt(self, row: Row, task: Task) -> tuple[str, list[bytes], int]:
-        """Message text, pictures as PNG, and the number of tokens with those of the pictures."""
+    def _prompt(self, row: Row, task: Task) -> tuple[str, list[bytes], list[int]]:
+        """Message text, pictures as PNG, and the ids with those of the pictures."""
         encoder = self._encoder.with_policy(task.policy)
         images, counts = [], []
         if row.image is not None:
@@ -137,7 +156,7 @@ class Builder:
             block = encoder.decode(encoder.image_tokens.block(counts[0]))
             before, _, behind = text.partition(block)
             text = _escaped(before) + IMAGE + _escaped(behind)
-        return text, images, len(prompt.prefix_ids) + len(prompt.content_ids)
+        return text, images, [*prompt.prefix_ids, *prompt.content_ids]
 
     def _picture(self, path: Path) -> tuple[bytes, int]:
         """The picture as the runtime resizes its first view, as PNG, and its number of tokens."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 MAX_ROWS = 64
+PLACEHOLDERS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,33 @@ class Generator:
     ) -> None:
         self.model = model
         self._image_processor = image_processor
-        self._suppressed, self._end_ids = list(suppressed), list(end_ids)
+        self._suppressed, self.end_ids = list(suppressed), list(end_ids)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> Generator:
+        """Of a checkpoint, in fp32. Raises OSError where there is none."""
+        import torch
+        from transformers import (
+            AutoImageProcessor,
+            AutoTokenizer,
+            Qwen2_5_VLForConditionalGeneration,
+        )
+
+        model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        processors: Any = AutoImageProcessor
+        # An untrained model would sample them, and verl would look for the pictures they stand for.
+        suppressed = [getattr(model.config, name, None) for name in PLACEHOLDERS]
+        ends = model.generation_config.eos_token_id
+        if ends is None:
+            ends = AutoTokenizer.from_pretrained(folder).eos_token_id
+        return cls(
+            model.eval(),
+            processors.from_pretrained(folder, backend="pil"),
+            [int(i) for i in suppressed if i is not None],
+            [ends] if isinstance(ends, int) else list(ends),
+        )
 
     def __call__(self, jobs: Sequence[Job], sampling: Sampling) -> list[Sampled]:
         """An answer for each job, in their order."""
@@ -120,7 +148,7 @@ class Generator:
         ids: list[list[int]] = [[] for _ in range(rows)]
         log_probs: list[list[float]] = [[] for _ in range(rows)]
         running = torch.ones(rows, dtype=torch.bool)
-        ends = torch.tensor(self._end_ids)
+        ends = torch.tensor(self.end_ids)
         for step in range(sampling.max_tokens):
             chosen, chances = self._choose(logits, sampling)
             for row in running.nonzero().flatten().tolist():

@@ -21,7 +21,6 @@ from proguard_edge.train.verl.generate import Generator, Job, Sampling
 # Seconds without a new request after which those that wait are run together: verl sends all
 # requests of a step one by one, within milliseconds once their pictures are decoded.
 QUIET = 0.05
-PLACEHOLDERS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
 class Server:
@@ -34,7 +33,7 @@ class Server:
         self._runner: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         torch.set_num_threads(os.cpu_count() or 1)
-        self._generator = _generator(model_config.path)
+        self._generator = Generator.load(model_config.path)
 
     async def ready(self) -> str:
         """The address of this node."""
@@ -167,22 +166,3 @@ class ServerAdapter(BaseRollout):  # type: ignore[misc]
 
 def _name(rank: int, suffix: str = "") -> str:
     return f"hf_server_{rank}_0{suffix}"
-
-
-def _generator(folder: str) -> Generator:
-    from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
-
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa"
-    ).eval()
-    # An untrained model would sample them, and verl would look for the pictures they stand for.
-    suppressed = [getattr(model.config, name, None) for name in PLACEHOLDERS]
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        ends = AutoTokenizer.from_pretrained(folder).eos_token_id
-    return Generator(
-        model,
-        AutoImageProcessor.from_pretrained(folder),
-        [int(i) for i in suppressed if i is not None],
-        [ends] if isinstance(ends, int) else list(ends),
-    )

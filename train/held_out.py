@@ -1,0 +1,278 @@
+"""What checkpoints answer to rows that they were not trained on, in the terms of `train grpo`.
+
+    python -m proguard_edge.train.held_out BEFORE AFTER --data ROWS --similarity FOLDER --out R.json
+
+Each row is put under a policy of its own, the same for all checkpoints. Each checkpoint answers it
+once greedily and `--samples` times at temperature 1, which is what GRPO sees. Where the true
+category is in the policy an id is right, where it is hidden a name: the reward is given for both
+apart, with 95 % bootstrap intervals over rows, and for what it gained over the first checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from proguard_edge.cli.exit import handle_errors
+from proguard_edge.cli.options import (
+    TEMPLATES,
+    hide_option,
+    policy_named,
+    response_line_of,
+    template_named,
+)
+from proguard_edge.errors import InputError
+from proguard_edge.train.reward import Reward, reward
+from proguard_edge.train.rows import Row
+from proguard_edge.train.similarity import SentenceSimilarity, Similarity
+from proguard_edge.train.verl.dataset import Builder, Example, Prompting
+from proguard_edge.train.verl.generate import Generator, Job, Sampling
+
+KINDS = ("safe", "in policy", "hidden")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The rewards of a checkpoint's greedy answer to a row, and of its sampled ones.
+
+    kind: one of `KINDS`, or "unnamed". unsafe: the request's label, None where nobody gave it.
+    """
+
+    kind: str
+    unsafe: bool | None
+    greedy: Reward
+    sampled: tuple[Reward, ...]
+
+
+Measure = Callable[[Sequence[Answered]], float]
+
+
+def answer_rows(
+    checkpoint: Path,
+    examples: Sequence[Example],
+    builder: Builder,
+    similarity: Similarity,
+    samples: int,
+    max_tokens: int,
+    *,
+    reasoning: bool,
+    seed: int = 0,
+) -> list[Answered]:
+    """What a checkpoint answers. Raises OSError where there is none."""
+    import torch
+
+    generator = Generator.load(checkpoint)
+    jobs = [Job(tuple(example.ids), _pictures(example)) for example in examples]
+    torch.manual_seed(seed)
+
+    def judged(each: int, sampling: Sampling) -> list[Reward]:
+        order = [i for i in range(len(jobs)) for _ in range(each)]
+        answers = generator([jobs[i] for i in order], sampling)
+        return [
+            _reward(
+                _text(builder, answer.ids, generator.end_ids), examples[i], similarity, reasoning
+            )
+            for i, answer in zip(order, answers, strict=True)
+        ]
+
+    greedy = judged(1, Sampling(max_tokens, temperature=0.0))
+    sampled = judged(samples, Sampling(max_tokens))
+    return [
+        Answered(
+            kind=_kind(example),
+            unsafe=_unsafe(example),
+            greedy=greedy[i],
+            sampled=tuple(sampled[i * samples : (i + 1) * samples]),
+        )
+        for i, example in enumerate(examples)
+    ]
+
+
+def summarize(answers: Sequence[Answered], before: Sequence[Answered]) -> dict[str, Any]:
+    """Means with intervals, and differences to the same rows of `before`.
+
+    "request_f1": of the unsafe class, greedy; an answer out of format counts as wrong.
+    """
+    found: dict[str, Any] = {"request_f1": _interval(_f1, answers, before)}
+    for how in ("greedy", "sampled"):
+        part: dict[str, Any] = {}
+        for name in ("total", "format", "request", "category"):
+            part[name] = _interval(_mean(how, name), answers, before)
+        for kind in KINDS:
+            chosen = [i for i, a in enumerate(answers) if a.kind == kind]
+            if chosen:
+                part[f"category, {kind}"] = _interval(
+                    _mean(how, "category"),
+                    [answers[i] for i in chosen],
+                    [before[i] for i in chosen],
+                )
+        found[how] = part
+    return found
+
+
+def _interval(
+    measure: Measure, after: Sequence[Answered], before: Sequence[Answered]
+) -> dict[str, Any]:
+    """The measure, what it gained, and 95 % of the bootstrap over rows for both."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(after), (RESAMPLES, len(after)))
+    pairs = np.array([(_of(measure, after, d), _of(measure, before, d)) for d in draws])
+    values, gains = pairs[:, 0], pairs[:, 0] - pairs[:, 1]
+    return {
+        "rows": len(after),
+        "value": round(float(measure(after)), 4),
+        "interval": _ends(values),
+        "gain": round(float(measure(after) - measure(before)), 4),
+        "gain_interval": _ends(gains),
+    }
+
+
+def _of(measure: Measure, answers: Sequence[Answered], draw: Any) -> float:
+    return float(measure([answers[i] for i in draw]))
+
+
+def _ends(values: Any) -> list[float]:
+    return [round(float(v), 4) for v in np.quantile(values, (0.025, 0.975))]
+
+
+def _mean(how: str, name: str) -> Measure:
+    def measure(answers: Sequence[Answered]) -> float:
+        if how == "greedy":
+            return float(np.mean([getattr(a.greedy, name) for a in answers]))
+        return float(np.mean([getattr(r, name) for a in answers for r in a.sampled] or [np.nan]))
+
+    return measure
+
+
+def _f1(answers: Sequence[Answered]) -> float:
+    labelled = [a for a in answers if a.unsafe is not None]
+    hits = sum(bool(a.unsafe) and a.greedy.request > 0 for a in labelled)
+    wrong = sum(a.greedy.request == 0 for a in labelled)
+    return 2 * hits / (2 * hits + wrong) if hits else 0.0
+
+
+def _reward(text: str, example: Example, similarity: Similarity, reasoning: bool) -> Reward:
+    info = example.record["extra_info"]
+    return reward(
+        text,
+        example.task.target,
+        frozenset(example.task.policy.ids),
+        similarity,
+        info["modality"],
+        response_line=info["response_line"],
+        reasoning=reasoning,
+    )
+
+
+def _kind(example: Example) -> str:
+    target = example.task.target
+    if not target.unsafe:
+        return "safe"
+    if target.category is not None:
+        return "in policy"
+    return "hidden" if target.ood_name is not None else "unnamed"
+
+
+def _unsafe(example: Example) -> bool | None:
+    label = example.task.target.request
+    return None if label is None else label == "unsafe"
+
+
+def _text(builder: Builder, ids: list[int], ends: Sequence[int]) -> str:
+    return str(builder.decode(ids[:-1] if ids and ids[-1] in ends else ids))
+
+
+def _pictures(example: Example) -> tuple[Any, ...]:
+    from PIL import Image
+
+    return tuple(Image.open(io.BytesIO(i["bytes"])) for i in example.record["images"])
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Labelled rows.")
+@click.option("--similarity", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A JSON file.")
+@click.option("--policy", default="default", show_default=True)
+@click.option("--template", default="proguard", metavar=f"FILE|{'|'.join(TEMPLATES)}")
+@click.option("--reasoning/--no-reasoning", default=True, show_default=True)
+@hide_option
+@click.option("--samples", type=click.IntRange(0), default=4, show_default=True, help="A row.")
+@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@handle_errors
+def main(
+    checkpoints: tuple[Path, ...],
+    data: Path,
+    similarity: Path,
+    out: Path | None,
+    policy: str,
+    template: str,
+    reasoning: bool,
+    hide: float,
+    samples: int,
+    max_tokens: int,
+    seed: int,
+) -> None:
+    """Rewards of checkpoints on held-out rows; gains are over the first."""
+    from proguard_edge.train.augment import Hiding
+
+    prompting = Prompting(
+        checkpoint=checkpoints[0],
+        template=template_named(template),
+        policy=policy_named(policy),
+        response_line=response_line_of(template),
+        mode="reason" if reasoning else "verdict",
+        hiding=Hiding(hide, hide),
+    )
+    builder = Builder(prompting)
+    examples = [e for r in _read(data) if (e := builder.example(r, seed, "held out")) is not None]
+    if not examples:
+        raise InputError(f"{data}: no row can be judged: {builder.counts}")
+    embeddings = SentenceSimilarity(similarity)
+    found: list[dict[str, Any]] = []
+    first: list[Answered] = []
+    for checkpoint in checkpoints:
+        answers = answer_rows(
+            checkpoint,
+            examples,
+            builder,
+            embeddings,
+            samples,
+            max_tokens,
+            reasoning=reasoning,
+            seed=seed,
+        )
+        first = first or answers
+        found.append({"checkpoint": checkpoint.name, **summarize(answers, first)})
+        click.echo(_line(checkpoint, found[-1]))
+    text = json.dumps(found, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> list[Row]:
+    from proguard_edge.train.sources import read_rows
+
+    try:
+        return list(read_rows(path))
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+
+def _line(checkpoint: Path, found: dict[str, Any]) -> str:
+    parts = {"F1": found["request_f1"], **found["greedy"]}
+    shown = (f"{name} {p['value']:.3f} ({p['gain']:+.3f})" for name, p in parts.items())
+    return f"{checkpoint}: " + "  ".join(shown)
+
+
+if __name__ == "__main__":
+    main()
