@@ -9,7 +9,8 @@ ProGuardEdgeError
  │   ├─ LanguageError  text in a language that the artifact does not read, and found "safe"
  │   └─ LimitError     larger than a limit: bytes, pixels, frames, tokens
  ├─ EngineError        the engine could not be loaded, or failed while it ran
- └─ AnswerError        the model's answer is not one of the allowed answers
+ ├─ AnswerError        the model's answer is not one of the allowed answers
+ └─ TrainingError      a training run cannot start, or stopped before its end
 
 None of them ever stands for "safe": whoever catches one knows that nothing was decided.
 """
@@ -55,3 +56,7 @@ class EngineError(ProGuardEdgeError):
 
 class AnswerError(ProGuardEdgeError):
     """The model's answer does not follow the answer format. It is never read as "safe"."""
+
+
+class TrainingError(ProGuardEdgeError):
+    """A training run cannot start, or stopped before its end."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proguard_edge.errors import InputError
+from proguard_edge.errors import InputError, TrainingError
 from proguard_edge.export.checkpoint import image_processor
 from proguard_edge.image import load_image
 from proguard_edge.policy import Policy
@@ -28,7 +28,6 @@ from proguard_edge.prompt import PromptEncoder
 from proguard_edge.template import Mode, Template
 from proguard_edge.train.augment import Hiding, Task, augment
 from proguard_edge.train.rows import Row
-from proguard_edge.train.verl.stage import TrainingError
 
 IMAGE = "<image>"
 MARK = "\x1a"

@@ -16,7 +16,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from proguard_edge.train.verl.stage import VERL, TrainingError
+from proguard_edge.errors import TrainingError
+from proguard_edge.train.verl.stage import VERL
 
 AXES = 4
 _done = False

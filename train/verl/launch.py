@@ -14,22 +14,24 @@ What stands in the output folder:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from proguard_edge.errors import TrainingError
 from proguard_edge.train.rows import Row
 from proguard_edge.train.verl import progress
 from proguard_edge.train.verl.dataset import Builder, Prompting, write_parquet
 from proguard_edge.train.verl.overrides import SHARDS, Choices, Profile, compose
-from proguard_edge.train.verl.stage import TrainingError, check_python, environment
+from proguard_edge.train.verl.stage import check_python, environment
 from proguard_edge.train.verl.staging import stage_model
 
 Report = Callable[[str], None]
@@ -100,7 +102,7 @@ def train(run: Run, rows: Sequence[Row], validation: Sequence[Row], report: Repo
     trained on, or verl stops with an error, and ArtifactError or PolicyError for model or policy.
     """
     check_python(run.python, run.profile.device)
-    _claim(run)
+    _claim(run, {"train": rows, "validation": validation})
     records = _write_data(run, rows, validation, report)
     stage_model(run.prompting.checkpoint, run.out / "model")
     total = run.steps or records * _epochs(run) // _batch(run)
@@ -141,10 +143,10 @@ def dry_run(run: Run) -> str:
     return shlex.join([*(f"{k}={v}" for k, v in variables.items()), *run.command()])
 
 
-def _claim(run: Run) -> None:
+def _claim(run: Run, parts: Mapping[str, Sequence[Row]]) -> None:
     """Make the folder this run's. Raises TrainingError when it is another's."""
     path = run.out / "run.json"
-    wanted = run.identity()
+    wanted = run.identity() | {f"{name} rows": _digest(rows) for name, rows in parts.items()}
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         if other := sorted(key for key in wanted if found.get(key) != wanted[key]):
@@ -155,6 +157,14 @@ def _claim(run: Run) -> None:
         raise TrainingError(f"{run.out} is not empty and no training run: choose another folder")
     (run.out / "logs").mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """Of what stands in the rows and of their order, not of where their pictures lie."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps(asdict(row) | {"image": None}, sort_keys=True).encode())
+    return found.hexdigest()
 
 
 def _write_data(run: Run, rows: Sequence[Row], validation: Sequence[Row], report: Report) -> int:

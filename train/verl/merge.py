@@ -14,10 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from proguard_edge.export.checkpoint import REWRITTEN, WEIGHTS, copy_companions
 from proguard_edge.train.verl import tvshim
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-OWN = {"config.json", "generation_config.json", "model.safetensors.index.json"}
 
 
 def merge(shards: Path, model: Path, out: Path) -> None:
@@ -30,11 +28,9 @@ def merge(shards: Path, model: Path, out: Path) -> None:
     if (work / "lora_adapter").is_dir():
         _fold(work)
     for path in work.iterdir():
-        if path.suffix not in WEIGHTS and path.name not in OWN:
+        if path.suffix not in WEIGHTS and path.name not in REWRITTEN:
             path.unlink()
-    for path in model.iterdir():
-        if path.is_file() and path.suffix not in WEIGHTS and path.name not in OWN:
-            shutil.copyfile(path, work / path.name)
+    copy_companions(model, work)
     shutil.rmtree(out, ignore_errors=True)
     work.rename(out)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from proguard_edge.errors import TrainingError
 from proguard_edge.train.verl.dataset import CHAT_TEMPLATE
-from proguard_edge.train.verl.stage import TrainingError
 
 PROFILES = ("cpu-smoke", "gpu-24g", "gpu-80g", "8x80g")
 FOLDER = Path(__file__).parent / "profiles"

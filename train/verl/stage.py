@@ -8,14 +8,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from proguard_edge.errors import ProGuardEdgeError
+from proguard_edge.errors import TrainingError
 
 VERL = "0.9.1"
 PLUGIN = "proguard_edge.train.verl.plugin"
-
-
-class TrainingError(ProGuardEdgeError):
-    """A training run cannot start, or stopped before its end."""
 
 
 def check_python(python: str, device: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from proguard_edge.errors import TrainingError
 from proguard_edge.image import ImageProcessor, load_image
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import PromptEncoder
@@ -17,7 +18,6 @@ from proguard_edge.template import Template
 from proguard_edge.train.augment import Target, augment
 from proguard_edge.train.rows import Row
 from proguard_edge.train.verl.dataset import CHAT_TEMPLATE, Builder, Prompting, write_parquet
-from proguard_edge.train.verl.stage import TrainingError
 from proguard_edge.train.verl.staging import stage_model
 
 TEXTS = {

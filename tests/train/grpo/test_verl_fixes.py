@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from proguard_edge.errors import TrainingError
 from proguard_edge.train.verl import fixes
-from proguard_edge.train.verl.stage import TrainingError, check_python
+from proguard_edge.train.verl.stage import check_python
 
 
 def test_another_version_of_verl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

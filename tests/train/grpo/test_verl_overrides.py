@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from proguard_edge.errors import TrainingError
 from proguard_edge.train.verl import tvshim
 from proguard_edge.train.verl.dataset import CHAT_TEMPLATE
 from proguard_edge.train.verl.overrides import PROFILES, Choices, Profile, compose, hydra_value
-from proguard_edge.train.verl.stage import TrainingError
 
 CHOICES = Choices(
     model=Path("/runs/it's a run/model"),
