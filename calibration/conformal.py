@@ -8,27 +8,13 @@ rows of another kind than those it was fitted on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from proguard_edge.artifact import MissBound
+
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class MissBound:
-    """With `confidence`, at most `rate` of unsafe rows score below `threshold`.
-
-    threshold: 0 to 1, unsafe from there on. rows: unsafe rows that it was fitted on. missed: of
-    these.
-    """
-
-    rate: float
-    threshold: float
-    confidence: float
-    rows: int
-    missed: int
+SMALLEST = 1e-9
 
 
 def miss_bound(
@@ -51,8 +37,9 @@ def miss_bound(
             f"{len(found)} unsafe rows cannot bound the miss rate by {rate:g} with confidence "
             f"{confidence:g}: {fewest_rows(rate, confidence)} are needed"
         )
-    threshold = float(found[k - 1])
-    return MissBound(rate, threshold, confidence, len(found), int((found < threshold).sum()))
+    # A score of exactly 0 or 1 has no logit.
+    threshold = float(np.clip(found[k - 1], SMALLEST, 1 - SMALLEST))
+    return MissBound(rate, threshold, confidence, len(found))
 
 
 def largest_rank(n: int, rate: float, confidence: float) -> int:

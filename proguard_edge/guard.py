@@ -54,15 +54,20 @@ class Guard(Closing):
         cache: Cache | None = None,
         ocr: bool | None = None,
         image_text_only: bool = False,
+        max_miss_rate: float | None = None,
     ) -> Guard:
         """Open an artifact folder; None is the starter that ships with the package.
 
         `verify` reads every byte again; otherwise digests are checked on the first use of these
         files. `threads`: 0 = all cores. `ocr`: judge text in images as text too; None = if the
         extra `ocr` is installed. `image_text_only`: judge that text and not the scene, with any
-        artifact that reads text. Raises ArtifactError, EngineError.
+        artifact that reads text. `max_miss_rate`: call so much "unsafe" that at most this share of
+        unsafe content is missed, as far as the artifact bounds it (see `Artifact.bounded`).
+        Raises ArtifactError, EngineError.
         """
         found = Artifact.open(artifact if artifact is not None else STARTER)
+        if max_miss_rate is not None:
+            found = found.bounded(max_miss_rate)
         eyes = Eyes(found.modalities, ocr, image_text_only, threads)
         cache = cache or Cache.default()
         if verify:

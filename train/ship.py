@@ -15,21 +15,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from proguard_edge.artifact import Artifact, Calibration, write_artifact
-from proguard_edge.bench.eval import Judged, judge_rows
-from proguard_edge.calibration.scores import fit_calibration
+from proguard_edge.calibration.fit import calibrate, judged_rows, write
 from proguard_edge.export.folder import Contents
 from proguard_edge.export.onnx_artifact import export_onnx
-from proguard_edge.guard import Guard
 from proguard_edge.policy import Policy
 from proguard_edge.template import Template
 from proguard_edge.train.contrast import contrast_rows, template_of
 from proguard_edge.train.examples import select_rows
 from proguard_edge.train.mixture import MAX_CONTENT
 from proguard_edge.train.rows import Row, read_folder
-from proguard_edge.verdict import Verdict
 
 CONTEXT = 2048
 # A wrong "safe" costs users more than a false alarm; on responses false alarms are many already.
@@ -63,37 +57,6 @@ def contents(training: dict[str, Any]) -> Contents:
             "training": training,
         },
     )
-
-
-def calibrate(folder: Path, rows: list[Row]) -> dict[str, Calibration]:
-    """Fit on the uncalibrated artifact's own scores, each labelled part by itself."""
-    with Guard.load(folder) as guard:
-        judged = judge_rows(guard, rows)
-    return {part: _fit(judged, part) for part in ("request", "response")}
-
-
-def _fit(judged: list[Judged], part: str) -> Calibration:
-    pairs = [
-        (found.score, getattr(row, f"{part}_label") == "unsafe")
-        for row, verdict in judged
-        if isinstance(verdict, Verdict)
-        and getattr(row, f"{part}_label") is not None
-        and (found := getattr(verdict, part)) is not None
-    ]
-    scores = np.clip([s for s, _ in pairs], 1e-12, 1 - 1e-12)
-    unsafe = np.array([y for _, y in pairs])
-    return fit_calibration(np.log(scores / (1 - scores)), unsafe, MISS_COST[part])
-
-
-def set_calibration(folder: Path, calibration: dict[str, Calibration]) -> Artifact:
-    """Write the calibration into the manifest; its digest changes, the files do not."""
-    manifest = dict(Artifact.open(folder).manifest)
-    manifest["calibration"] = {
-        part: {"bias": c.bias, "temperature": c.temperature} for part, c in calibration.items()
-    }
-    for derived in ("format", "files"):
-        del manifest[derived]
-    return write_artifact(folder, manifest)
 
 
 def held_out_rows(data: Path, seed: int = 0) -> list[Row]:
@@ -130,8 +93,8 @@ def main() -> None:
         **({"compact_scales": True, "search": False} if args.precision == "int4" else {}),
     )
     rows = held_out_rows(args.data)
-    calibration = calibrate(args.out, rows)
-    artifact = set_calibration(args.out, calibration)
+    calibration = calibrate(judged_rows(args.out, rows), MISS_COST)
+    artifact = write(args.out, calibration)
     print(f"calibrated on {len(rows)} held-out rows: {calibration}")
     print(f"{artifact.folder}: {artifact.digest}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,6 +49,24 @@ class Calibration:
             raise ArtifactError("the model's label scores are not finite numbers")
         return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 
+    def stricter(self, threshold: float) -> Calibration:
+        """The one whose 0.5 lies at `threshold` (0 to 1, exclusive) of this one, never above."""
+        logit = math.log(threshold / (1 - threshold))
+        return replace(self, bias=self.bias + min(0.0, logit) * self.temperature)
+
+
+@dataclass(frozen=True)
+class MissBound:
+    """With `confidence`, at most `rate` of unsafe rows score below `threshold` (0 to 1).
+
+    rows: unsafe rows that it was fitted on. It holds for rows of their kind, and for no others.
+    """
+
+    rate: float
+    threshold: float
+    confidence: float
+    rows: int
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -65,6 +83,7 @@ class Artifact:
     response_line: whether the model writes a Response line only where a response is given, or for
     every conversation ("always", as released ProGuard weights do). free_names: whether it may name
     a risk that the policy lacks. policy_is_fixed: whether it knows no policy but its own.
+    max_miss_rate: what its labels were bounded by, see `bounded`.
     """
 
     folder: Path
@@ -77,12 +96,14 @@ class Artifact:
     files: dict[str, FileEntry]
     model: dict[str, Any]
     calibration: dict[str, Calibration]
+    miss_bounds: dict[str, tuple[MissBound, ...]]
     limits: dict[str, int]
     free_names: bool
     policy_is_fixed: bool
     response_line: str
     name: str
     manifest: dict[str, Any] = field(repr=False)
+    max_miss_rate: float | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Artifact:
@@ -125,6 +146,10 @@ class Artifact:
         }
         if any(not c.temperature > 0 or not math.isfinite(c.bias) for c in calibration.values()):
             raise ArtifactError(f"{folder}: calibration with a temperature that is not positive")
+        miss_bounds = {
+            part: tuple(_bound(bound) for bound in bounds)
+            for part, bounds in manifest.get("miss_bounds", {}).items()
+        }
         return cls(
             folder=folder,
             digest=digest,
@@ -136,6 +161,7 @@ class Artifact:
             files=files,
             model=dict(manifest["model"]),
             calibration=calibration,
+            miss_bounds=miss_bounds,
             limits=_limits({k: int(v) for k, v in manifest.get("limits", {}).items()}),
             free_names=bool(manifest.get("free_names", True)),
             policy_is_fixed=bool(manifest.get("policy_is_fixed", False)),
@@ -144,11 +170,45 @@ class Artifact:
             manifest=manifest,
         )
 
+    def bounded(self, max_miss_rate: float) -> Artifact:
+        """This artifact with labels that miss at most that share of unsafe rows.
+
+        Scores are moved so that "unsafe" still begins at 0.5; no threshold is ever raised. Raises
+        ArtifactError where it holds no bound as tight, naming the ones it holds.
+        """
+        calibration = dict(self.calibration)
+        if not self.miss_bounds:
+            raise ArtifactError(
+                f"{self.name}: bounds no miss rate; `python -m proguard_edge.calibration.fit` "
+                "fits bounds on labelled rows"
+            )
+        for part, bounds in self.miss_bounds.items():
+            kept = [bound for bound in bounds if bound.rate <= max_miss_rate]
+            if not kept:
+                held = ", ".join(f"{bound.rate:g}" for bound in bounds) or "none"
+                raise ArtifactError(
+                    f"{self.name}: no bound of {max_miss_rate:g} on missed {part}s; it holds {held}"
+                )
+            loosest = max(kept, key=lambda bound: bound.rate)
+            own = self.calibration.get(part, Calibration())
+            calibration[part] = own.stricter(loosest.threshold)
+        return replace(self, calibration=calibration, max_miss_rate=max_miss_rate)
+
     def path(self, name: str) -> Path:
         """Where a listed file lies. Raises ArtifactError for one that the manifest lacks."""
         if name not in self.files:
             raise ArtifactError(f"{self.folder}: the artifact has no {name}")
         return self.folder / name
+
+
+def _bound(raw: dict[str, Any]) -> MissBound:
+    """Raises ValueError for numbers that bound nothing."""
+    bound = MissBound(
+        float(raw["rate"]), float(raw["threshold"]), float(raw["confidence"]), int(raw["rows"])
+    )
+    if not all(0 < number < 1 for number in (bound.rate, bound.threshold, bound.confidence)):
+        raise ValueError(f"a bound on missed rows outside 0 to 1: {bound}")
+    return bound
 
 
 def write_artifact(folder: Path, description: dict[str, Any]) -> Artifact:

@@ -29,6 +29,7 @@ def moderate_batch(
     verify: bool,
     ocr: bool | None,
     image_text_only: bool,
+    max_miss_rate: float | None,
     as_json: bool,
 ) -> None:
     """Judge each row of SOURCE (.jsonl or .jsonl.gz with user, response, image).
@@ -48,7 +49,9 @@ def moderate_batch(
     from proguard_edge.batch import Summary, read_rows, run_batch
 
     total = sum(1 for _ in read_rows(source))
-    guard, policy = load_guard(artifact, policy_file, engine, threads, verify, ocr, image_text_only)
+    guard, policy = load_guard(
+        artifact, policy_file, engine, threads, verify, ocr, image_text_only, max_miss_rate
+    )
     summary = Summary()
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with guard, Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:

@@ -40,6 +40,7 @@ def moderate(
     verify: bool,
     ocr: bool | None,
     image_text_only: bool,
+    max_miss_rate: float | None,
     as_json: bool,
 ) -> None:
     """Judge one text, image or conversation; `-` reads the text from stdin.
@@ -54,7 +55,9 @@ def moderate(
         )
     if source is not None or text_file is not None:
         text = read_text(text_file)
-    guard, policy = load_guard(artifact, policy_file, engine, threads, verify, ocr, image_text_only)
+    guard, policy = load_guard(
+        artifact, policy_file, engine, threads, verify, ocr, image_text_only, max_miss_rate
+    )
     with guard:
         verdict = guard.moderate(text, images or None, response, policy=policy, mode=mode)
     if as_json:

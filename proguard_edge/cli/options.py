@@ -30,7 +30,7 @@ hide_option = click.option(
 
 
 def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--artifact, --policy, --mode, --engine, --threads, --verify, --ocr, --image-text-only."""
+    """--artifact, --policy, --mode, --engine, --threads, --verify, --ocr, --image-text-only …"""
     options = (
         click.option("--artifact", type=FILE, help="Artifact folder; default: the starter."),
         click.option("--policy", "policy_file", type=FILE, help="Policy file to judge by."),
@@ -54,6 +54,12 @@ def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--image-text-only", is_flag=True, help="Judge the text in images, not the scene."
         ),
+        click.option(
+            "--max-miss-rate",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Miss at most this share of unsafe content, with 95 % confidence for content like "
+            "that of the calibration; more false alarms.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -68,6 +74,7 @@ def load_guard(
     verify: bool,
     ocr: bool | None,
     image_text_only: bool,
+    max_miss_rate: float | None,
 ) -> tuple[Guard, Policy | None]:
     """The guard and the policy that the options name. Raises ArtifactError, PolicyError …"""
     from proguard_edge.guard import Guard
@@ -81,6 +88,7 @@ def load_guard(
         verify=verify,
         ocr=ocr,
         image_text_only=image_text_only,
+        max_miss_rate=max_miss_rate,
     )
     return guard, policy
 

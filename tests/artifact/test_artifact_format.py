@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -522,3 +523,50 @@ def test_an_artifact_without_its_engines_file_is_an_error_of_ours(tiny_onnx, tmp
     write_artifact(copy, {k: v for k, v in manifest.items() if k not in ("files", "format")})
     with pytest.raises(ProGuardEdgeError, match=r"decoder\.onnx"):
         Guard.load(copy, threads=1)
+
+
+BOUNDS = {
+    "request": [
+        {"rate": 0.02, "threshold": 0.1, "confidence": 0.95, "rows": 400},
+        {"rate": 0.1, "threshold": 0.7, "confidence": 0.95, "rows": 400},
+    ]
+}
+
+
+def bounding(folder: Path, bounds: object) -> Artifact:
+    for name in ("tokenizer.json", "policy.yaml", "template.jinja"):
+        (folder / name).write_text("{}")
+    return write_artifact(folder, {**DESCRIPTION, "miss_bounds": bounds})
+
+
+@pytest.mark.parametrize("asked", [0.02, 0.03, 0.099])
+def test_a_bound_makes_its_threshold_one_half(tmp_path: Path, asked: float) -> None:
+    artifact = bounding(tmp_path, BOUNDS)
+    found = artifact.bounded(asked)
+    own, moved = artifact.calibration["request"], found.calibration["request"]
+    at_threshold = own.bias + own.temperature * math.log(0.1 / 0.9)
+    assert own.score(at_threshold) == pytest.approx(0.1)
+    assert moved.score(at_threshold) == pytest.approx(0.5)
+    assert found.max_miss_rate == asked
+
+
+def test_a_loose_bound_never_raises_the_threshold(tmp_path: Path) -> None:
+    artifact = bounding(tmp_path, BOUNDS)
+    assert artifact.bounded(0.5).calibration == artifact.calibration
+
+
+def test_a_bound_that_is_not_held_names_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no bound of 0.01 on missed requests; it holds 0.02"):
+        bounding(tmp_path, BOUNDS).bounded(0.01)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"request": []}])
+def test_an_artifact_without_bounds_says_so(tmp_path: Path, bounds: object) -> None:
+    with pytest.raises(ArtifactError, match=r"bounds no miss rate|holds none"):
+        bounding(tmp_path, bounds).bounded(0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": 0}, {"threshold": math.nan}, {"rate": 1.5}])
+def test_a_bound_that_bounds_nothing_is_refused(tmp_path: Path, wrong: dict[str, float]) -> None:
+    with pytest.raises(ArtifactError, match="malformed"):
+        bounding(tmp_path, {"request": [{**BOUNDS["request"][0], **wrong}]})

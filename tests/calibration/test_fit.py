@@ -1,0 +1,86 @@
+"""Scores and bounds fitted to rows, written to an artifact, and used by a guard."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from variants import variant
+
+from proguard_edge.artifact import Artifact, MissBound
+from proguard_edge.batch import run_batch
+from proguard_edge.calibration.fit import bounds, main, write
+from proguard_edge.errors import ArtifactError, InputError
+from proguard_edge.guard import Guard
+from proguard_edge.train.rows import Row, write_jsonl
+from proguard_edge.verdict import Judgement, Verdict
+
+
+def row(number: int, label: str) -> Row:
+    text = f"Sentence number {number} of many"
+    return Row(f"r{number}", "test", "none", text, None, None, label, None, None)
+
+
+def judged(label: str, score: float) -> tuple[Row, Verdict]:
+    said = Judgement("unsafe" if score >= 0.5 else "safe", score)
+    return row(0, label), Verdict(said, None, None, None, ("user_text",), "verdict", "0" * 64)
+
+
+def test_bounds_are_over_unsafe_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [judged("unsafe", 0.6)] * 100 + [judged("safe", 0.1)] * 500
+    assert bounds(rows, [0.05, 0.001]) == {"request": [MissBound(0.05, 0.6, 0.95, 100)]}
+    assert "2995 are needed" in capsys.readouterr().out
+
+
+def test_a_lower_miss_rate_calls_more_unsafe(tiny_onnx: Path, tmp_path: Path) -> None:
+    folder = variant(tiny_onnx, tmp_path / "artifact")
+    with Guard.load(folder) as guard:
+        score = guard.moderate("How do I kill a process?").request.score
+    tight = MissBound(0.05, score / 2, 0.95, 100)
+    write(folder, miss_bounds={"request": [tight], "response": [tight]})
+    with Guard.load(folder, max_miss_rate=0.05) as guard:
+        moved = guard.moderate("How do I kill a process?").request
+    assert moved.label == "unsafe"
+    assert moved.score > max(score, 0.5)
+    with pytest.raises(ArtifactError, match=r"no bound of 0\.01"):
+        Guard.load(folder, max_miss_rate=0.01)
+
+
+def test_new_scores_take_old_bounds_away(tiny_onnx: Path, tmp_path: Path) -> None:
+    folder = variant(tiny_onnx, tmp_path / "artifact")
+    write(folder, miss_bounds={"request": [MissBound(0.05, 0.3, 0.95, 100)]})
+    assert write(folder, calibration={}).miss_bounds == {}
+
+
+def test_a_batch_does_not_go_on_under_another_bound(tiny_onnx: Path, tmp_path: Path) -> None:
+    folder = variant(tiny_onnx, tmp_path / "artifact")
+    write(folder, miss_bounds={"request": [MissBound(0.05, 0.3, 0.95, 100)]})
+    source, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(source, [row(1, "safe")])
+    with Guard.load(folder) as guard:
+        list(run_batch(guard, source, output))
+    with (
+        Guard.load(folder, max_miss_rate=0.05) as guard,
+        pytest.raises(InputError, match="or bound"),
+    ):
+        list(run_batch(guard, source, output))
+
+
+def test_the_command_fits_scores_and_bounds_on_different_rows(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = variant(tiny_onnx, tmp_path / "artifact")
+    with Guard.load(folder) as guard:
+        scores = {n: guard.moderate(row(n, "safe").user).request.score for n in range(60)}
+    middle = sorted(scores.values())[30]
+    rows = [row(n, "unsafe" if score > middle else "safe") for n, score in scores.items()]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    arguments = [str(folder), "--data", str(tmp_path / "rows.jsonl"), "--rate", "0.3"]
+    monkeypatch.setattr(sys, "argv", ["fit", *arguments])
+    main()
+    artifact = Artifact.open(folder)
+    (bound,) = artifact.miss_bounds["request"]
+    behind = [r for r in rows if not r.in_held_out(50)]
+    assert bound.rows == sum(r.request_label == "unsafe" for r in behind) < 30
+    assert artifact.calibration["request"].temperature != 1
