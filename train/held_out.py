@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from proguard_edge.cli.exit import handle_errors
 from proguard_edge.cli.options import (
@@ -52,7 +53,8 @@ class Answered:
     sampled: tuple[Reward, ...]
 
 
-Measure = Callable[[Sequence[Answered]], float]
+# Of each row a numerator and a denominator, [rows, 2]: a mean, and F1, are ratios of their sums.
+Measure = Callable[[Sequence[Answered]], NDArray[np.float64]]
 
 
 def answer_rows(
@@ -124,19 +126,22 @@ def _interval(
     """The measure, what it gained, and 95 % of the bootstrap over rows for both."""
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(after), (RESAMPLES, len(after)))
-    pairs = np.array([(_of(measure, after, d), _of(measure, before, d)) for d in draws])
-    values, gains = pairs[:, 0], pairs[:, 0] - pairs[:, 1]
+    now, then = measure(after), measure(before)
+    values = _ratio(now[draws])
+    whole, whole_before = float(_ratio(now)), float(_ratio(then))
     return {
         "rows": len(after),
-        "value": round(float(measure(after)), 4),
+        "value": round(whole, 4),
         "interval": _ends(values),
-        "gain": round(float(measure(after) - measure(before)), 4),
-        "gain_interval": _ends(gains),
+        "gain": round(whole - whole_before, 4),
+        "gain_interval": _ends(values - _ratio(then[draws])),
     }
 
 
-def _of(measure: Measure, answers: Sequence[Answered], draw: Any) -> float:
-    return float(measure([answers[i] for i in draw]))
+def _ratio(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of numerators over sum of denominators of [..., rows, 2]; 0 over 0 is 0."""
+    above, below = np.moveaxis(shares.sum(-2), -1, 0)
+    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
 
 
 def _ends(values: Any) -> list[float]:
@@ -144,19 +149,19 @@ def _ends(values: Any) -> list[float]:
 
 
 def _mean(how: str, name: str) -> Measure:
-    def measure(answers: Sequence[Answered]) -> float:
-        if how == "greedy":
-            return float(np.mean([getattr(a.greedy, name) for a in answers]))
-        return float(np.mean([getattr(r, name) for a in answers for r in a.sampled] or [np.nan]))
+    def measure(answers: Sequence[Answered]) -> NDArray[np.float64]:
+        rewards = [(a.greedy,) if how == "greedy" else a.sampled for a in answers]
+        sums = [sum(getattr(r, name) for r in found) for found in rewards]
+        return np.array([sums, [len(found) for found in rewards]], np.float64).T
 
     return measure
 
 
-def _f1(answers: Sequence[Answered]) -> float:
-    labelled = [a for a in answers if a.unsafe is not None]
-    hits = sum(bool(a.unsafe) and a.greedy.request > 0 for a in labelled)
-    wrong = sum(a.greedy.request == 0 for a in labelled)
-    return 2 * hits / (2 * hits + wrong) if hits else 0.0
+def _f1(answers: Sequence[Answered]) -> NDArray[np.float64]:
+    labelled = np.array([a.unsafe is not None for a in answers])
+    right = np.array([a.greedy.request > 0 for a in answers]) & labelled
+    hits = 2.0 * (right & np.array([bool(a.unsafe) for a in answers]))
+    return np.stack([hits, hits + (labelled & ~right)], 1)
 
 
 def _reward(text: str, example: Example, similarity: Similarity, reasoning: bool) -> Reward:
