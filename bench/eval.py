@@ -38,24 +38,30 @@ def summarize(judged: list[Judged]) -> dict[str, dict[str, Any]]:
     """Metrics of each labelled part ("request", "response"), and of the categories."""
     out: dict[str, dict[str, Any]] = {}
     for part in ("request", "response"):
-        scores, truth = [], []
-        errors: Counter[str] = Counter()
-        for row, verdict in judged:
-            label = getattr(row, f"{part}_label")
-            if label is None:
-                continue
-            found = None if isinstance(verdict, ProGuardEdgeError) else getattr(verdict, part)
-            if found is None:
-                errors[type(verdict).__name__] += 1
-                continue
-            scores.append(found.score)
-            truth.append(label == "unsafe")
+        scores, truth, errors = labelled(judged, part)
         if truth or errors:
             measured = measure(scores, truth).to_dict() if truth else {}
             out[part] = {**measured, "errors": errors.total(), "error_types": dict(errors)}
     if (share := _right_categories(judged)) is not None:
         out["category"] = share
     return out
+
+
+def labelled(judged: Iterable[Judged], part: str) -> tuple[list[float], list[bool], Counter[str]]:
+    """Scores and whether unsafe in truth, of rows whose part is labelled; errors of the others."""
+    scores, truth = [], []
+    errors: Counter[str] = Counter()
+    for row, verdict in judged:
+        label = getattr(row, f"{part}_label")
+        if label is None:
+            continue
+        found = None if isinstance(verdict, ProGuardEdgeError) else getattr(verdict, part)
+        if found is None:
+            errors[type(verdict).__name__] += 1
+            continue
+        scores.append(found.score)
+        truth.append(label == "unsafe")
+    return scores, truth, errors
 
 
 def _right_categories(judged: list[Judged]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ too good. Only the manifest changes, and with it the artifact's digest.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proguard_edge.artifact import Artifact, Calibration, MissBound, write_artifact
-from proguard_edge.bench.eval import Judged, judge_rows
+from proguard_edge.bench.eval import Judged, judge_rows, labelled
 from proguard_edge.calibration.conformal import miss_bound
 from proguard_edge.calibration.scores import fit_calibration
 from proguard_edge.guard import Guard
 from proguard_edge.train.rows import Row
-from proguard_edge.verdict import Verdict
 
 PARTS = ("request", "response")
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+SMALLEST = 1e-12
 
 
 def judged_rows(folder: Path, rows: Sequence[Row]) -> list[Judged]:
@@ -37,50 +37,59 @@ def judged_rows(folder: Path, rows: Sequence[Row]) -> list[Judged]:
         return judge_rows(guard, rows)
 
 
-def calibrate(judged: Sequence[Judged], miss_cost: dict[str, float]) -> dict[str, Calibration]:
-    """Fit scores of an artifact without calibration, each labelled part by itself.
+def calibrate(
+    judged: Sequence[Judged],
+    own: Mapping[str, Calibration],
+    miss_cost: Mapping[str, float],
+) -> dict[str, Calibration]:
+    """New calibrations of the labelled parts.
 
+    own: those that the verdicts were given with. miss_cost: of each part, 1 where it is not named.
     Raises ValueError where a part has one class only.
     """
     found = {}
     for part in PARTS:
-        scores, unsafe = labelled(judged, part)
-        if len(scores):
-            clipped = np.clip(scores, 1e-12, 1 - 1e-12)
-            differences = np.log(clipped / (1 - clipped))
-            found[part] = fit_calibration(differences, unsafe, miss_cost.get(part, 1.0))
+        scores, truth, _ = labelled(judged, part)
+        if scores:
+            differences = _differences(scores, own.get(part, Calibration()))
+            found[part] = fit_calibration(differences, np.array(truth), miss_cost.get(part, 1.0))
     return found
 
 
-def bounds(judged: Sequence[Judged], rates: Sequence[float]) -> dict[str, list[MissBound]]:
-    """Bounds on missed rows, of every rate that there are rows enough for."""
+def bounds(
+    judged: Sequence[Judged],
+    own: Mapping[str, Calibration],
+    calibration: Mapping[str, Calibration],
+    rates: Sequence[float],
+) -> dict[str, list[MissBound]]:
+    """Bounds on missed rows under `calibration`, of every rate that there are rows enough for.
+
+    own: the calibrations that the verdicts were given with.
+    """
     found: dict[str, list[MissBound]] = {}
     for part in PARTS:
-        scores, unsafe = labelled(judged, part)
+        scores, truth, _ = labelled(judged, part)
+        missable = [score for score, unsafe in zip(scores, truth, strict=True) if unsafe]
+        before, after = (of.get(part, Calibration()) for of in (own, calibration))
+        if after != before:
+            missable = [after.score(d) for d in _differences(missable, before)]
         for rate in sorted(rates):
             try:
-                found.setdefault(part, []).append(miss_bound(scores[unsafe], rate))
+                found.setdefault(part, []).append(miss_bound(np.array(missable), rate))
             except ValueError as error:
                 print(f"{part}: {error}")
     return {part: of for part, of in found.items() if of}
 
 
-def labelled(judged: Sequence[Judged], part: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores [N] and truths [N] of the rows whose part is labelled and was judged."""
-    pairs = [
-        (found.score, getattr(row, f"{part}_label") == "unsafe")
-        for row, verdict in judged
-        if isinstance(verdict, Verdict)
-        and getattr(row, f"{part}_label") is not None
-        and (found := getattr(verdict, part)) is not None
-    ]
-    return np.array([s for s, _ in pairs], np.float64), np.array([y for _, y in pairs], bool)
+def _differences(scores: Sequence[float], own: Calibration) -> NDArray[np.float64]:
+    # A score can round to exactly 0 or 1, which no logit has.
+    return np.array([own.difference(min(max(s, SMALLEST), 1 - SMALLEST)) for s in scores])
 
 
 def write(
     folder: Path,
-    calibration: dict[str, Calibration] | None = None,
-    miss_bounds: dict[str, list[MissBound]] | None = None,
+    calibration: Mapping[str, Calibration] | None = None,
+    miss_bounds: Mapping[str, list[MissBound]] | None = None,
 ) -> Artifact:
     """Write what is given into the manifest; its digest changes, the files do not."""
     manifest: dict[str, Any] = dict(Artifact.open(folder).manifest)
@@ -106,18 +115,16 @@ def main() -> None:
     parser.add_argument("--miss-cost", type=float, default=1.0, help="in false alarms")
     parser.add_argument("--keep-scores", action="store_true", help="fit bounds alone")
     args = parser.parse_args()
-    rows = list(read_rows(args.data))
-    if args.keep_scores:
-        behind = rows
-    else:
-        before = [row for row in rows if row.in_held_out(50)]
-        behind = [row for row in rows if not row.in_held_out(50)]
-        write(args.artifact, calibration={})
-        fitted = calibrate(judged_rows(args.artifact, before), dict.fromkeys(PARTS, args.miss_cost))
-        write(args.artifact, calibration=fitted)
+    own = Artifact.open(args.artifact).calibration
+    judged = judged_rows(args.artifact, list(read_rows(args.data)))
+    fitted, behind = dict(own), judged
+    if not args.keep_scores:
+        before = [pair for pair in judged if pair[0].in_held_out(50)]
+        behind = [pair for pair in judged if not pair[0].in_held_out(50)]
+        fitted |= calibrate(before, own, dict.fromkeys(PARTS, args.miss_cost))
         print(f"scores fitted to {len(before)} rows: {fitted}")
-    found = bounds(judged_rows(args.artifact, behind), args.rate or RATES)
-    artifact = write(args.artifact, miss_bounds=found)
+    found = bounds(behind, own, fitted, args.rate or RATES)
+    artifact = write(args.artifact, fitted, found)
     for part, of in found.items():
         for bound in of:
             print(f"{part}: {bound}")

@@ -3,8 +3,8 @@
     python -m proguard_edge.train.ship --checkpoint runs/starter/checkpoint --data ../shared/data \\
         --out proguard_edge/starter/artifact
 
-Quantizes, then fits the score calibration on held-out rows of train with the quantized engine:
-rounding moves the threshold more than it harms the ranking.
+Quantizes, then fits the score calibration and the bounds on missed rows on held-out rows of train
+with the quantized engine: rounding moves the threshold more than it harms the ranking.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from proguard_edge.calibration.fit import calibrate, judged_rows, write
+from proguard_edge.calibration.fit import RATES, bounds, calibrate, judged_rows, write
 from proguard_edge.export.folder import Contents
 from proguard_edge.export.onnx_artifact import export_onnx
 from proguard_edge.policy import Policy
@@ -93,8 +93,9 @@ def main() -> None:
         **({"compact_scales": True, "search": False} if args.precision == "int4" else {}),
     )
     rows = held_out_rows(args.data)
-    calibration = calibrate(judged_rows(args.out, rows), MISS_COST)
-    artifact = write(args.out, calibration)
+    judged = judged_rows(args.out, rows)
+    calibration = calibrate(judged, {}, MISS_COST)
+    artifact = write(args.out, calibration, bounds(judged, {}, calibration, RATES))
     print(f"calibrated on {len(rows)} held-out rows: {calibration}")
     print(f"{artifact.folder}: {artifact.digest}")
 

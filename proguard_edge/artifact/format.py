@@ -49,10 +49,13 @@ class Calibration:
             raise ArtifactError("the model's label scores are not finite numbers")
         return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 
+    def difference(self, score: float) -> float:
+        """The logit difference of a score, 0 to 1, both exclusive: the inverse of `score`."""
+        return self.bias + self.temperature * math.log(score / (1 - score))
+
     def stricter(self, threshold: float) -> Calibration:
         """The one whose 0.5 lies at `threshold` (0 to 1, exclusive) of this one, never above."""
-        logit = math.log(threshold / (1 - threshold))
-        return replace(self, bias=self.bias + min(0.0, logit) * self.temperature)
+        return replace(self, bias=min(self.bias, self.difference(threshold)))
 
 
 @dataclass(frozen=True)

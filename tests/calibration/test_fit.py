@@ -29,7 +29,7 @@ def judged(label: str, score: float) -> tuple[Row, Verdict]:
 
 def test_bounds_are_over_unsafe_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [judged("unsafe", 0.6)] * 100 + [judged("safe", 0.1)] * 500
-    assert bounds(rows, [0.05, 0.001]) == {"request": [MissBound(0.05, 0.6, 0.95, 100)]}
+    assert bounds(rows, {}, {}, [0.05, 0.001]) == {"request": [MissBound(0.05, 0.6, 0.95, 100)]}
     assert "2995 are needed" in capsys.readouterr().out
 
 
