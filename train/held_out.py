@@ -22,18 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.cli.options import (
-    TEMPLATES,
-    hide_option,
-    policy_named,
-    response_line_of,
-    template_named,
-)
+from proguard_edge.cli.options import TEMPLATES, hide_option, prompting_of
 from proguard_edge.errors import InputError
 from proguard_edge.train.reward import Reward, reward
-from proguard_edge.train.rows import Row
 from proguard_edge.train.similarity import SentenceSimilarity, Similarity
-from proguard_edge.train.verl.dataset import Builder, Example, Prompting
+from proguard_edge.train.sources import read_rows
+from proguard_edge.train.verl.dataset import Builder, Example
 from proguard_edge.train.verl.generate import Generator, Job, Sampling
 
 KINDS = ("safe", "in policy", "hidden")
@@ -228,18 +222,9 @@ def main(
     seed: int,
 ) -> None:
     """Rewards of checkpoints on held-out rows; gains are over the first."""
-    from proguard_edge.train.augment import Hiding
-
-    prompting = Prompting(
-        checkpoint=checkpoints[0],
-        template=template_named(template),
-        policy=policy_named(policy),
-        response_line=response_line_of(template),
-        mode="reason" if reasoning else "verdict",
-        hiding=Hiding(hide, hide),
-    )
-    builder = Builder(prompting)
-    examples = [e for r in _read(data) if (e := builder.example(r, seed, "held out")) is not None]
+    builder = Builder(prompting_of(checkpoints[0], template, policy, reasoning, hide))
+    rows = read_rows(data)
+    examples = [e for row in rows if (e := builder.example(row, seed, "held out")) is not None]
     if not examples:
         raise InputError(f"{data}: no row can be judged: {builder.counts}")
     embeddings = SentenceSimilarity(similarity)
@@ -259,18 +244,8 @@ def main(
         first = first or answers
         found.append({"checkpoint": checkpoint.name, **summarize(answers, first)})
         click.echo(_line(checkpoint, found[-1]))
-    text = json.dumps(found, indent=1)
     if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> list[Row]:
-    from proguard_edge.train.sources import read_rows
-
-    try:
-        return list(read_rows(path))
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from None
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _line(checkpoint: Path, found: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proguard_edge.guard import Guard
     from proguard_edge.policy import Policy
     from proguard_edge.template import Template
+    from proguard_edge.train.verl.dataset import Prompting
 
 FILE = click.Path(path_type=Path)
 TEMPLATES = ("proguard", "edge", "compact")
@@ -30,7 +31,7 @@ hide_option = click.option(
 
 
 def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--artifact, --policy, --mode, --engine, --threads, --verify, --ocr, --image-text-only …"""
+    """The options that name a guard and how it judges; `load_guard` takes them."""
     options = (
         click.option("--artifact", type=FILE, help="Artifact folder; default: the starter."),
         click.option("--policy", "policy_file", type=FILE, help="Policy file to judge by."),
@@ -135,3 +136,24 @@ def template_named(name: str) -> Template:
         if name == known:
             return Template.named(known)
     return Template.load(name)
+
+
+def prompting_of(
+    checkpoint: Path, template: str, policy: str, reasoning: bool, hide: float, **limits: int
+) -> Prompting:
+    """How rows become prompts, of the options that `train grpo` and its comparison share.
+
+    limits: `max_tokens`, where not all prompts are taken. Raises PolicyError, ArtifactError.
+    """
+    from proguard_edge.train.augment import Hiding
+    from proguard_edge.train.verl.dataset import Prompting
+
+    return Prompting(
+        checkpoint=checkpoint,
+        template=template_named(template),
+        policy=policy_named(policy),
+        response_line=response_line_of(template),
+        mode="reason" if reasoning else "verdict",
+        hiding=Hiding(hide, hide),
+        **limits,
+    )

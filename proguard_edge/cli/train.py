@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.cli.options import (
-    TEMPLATES,
-    hide_option,
-    policy_named,
-    response_line_of,
-    template_named,
-)
+from proguard_edge.cli.options import TEMPLATES, hide_option, prompting_of
 from proguard_edge.cli.train_rows import rows
 from proguard_edge.cli.train_sft import sft
 
@@ -164,22 +158,13 @@ def _run(
     python: str | None,
     **choices: Any,
 ) -> Run:
-    from proguard_edge.train.augment import Hiding
-    from proguard_edge.train.verl.dataset import Prompting
     from proguard_edge.train.verl.launch import Run
     from proguard_edge.train.verl.overrides import Profile
     from proguard_edge.train.verl.stage import default_python
 
     loaded = Profile.load(profile)
-    prompting = Prompting(
-        checkpoint=model,
-        template=template_named(template),
-        policy=policy_named(policy),
-        response_line=response_line_of(template),
-        mode="reason" if reasoning else "verdict",
-        hiding=Hiding(hide, hide),
-        max_tokens=int(loaded.value("data.max_prompt_length", extra)),
-    )
+    most = int(loaded.value("data.max_prompt_length", extra))
+    prompting = prompting_of(model, template, policy, reasoning, hide, max_tokens=most)
     return Run(
         profile=loaded,
         prompting=prompting,
@@ -194,15 +179,11 @@ def _rows(
     data: Path, validation: Path | None, total: int | None, most: int, seed: int
 ) -> tuple[list[Row], list[Row]]:
     """Rows to train on and to validate on."""
-    from proguard_edge.errors import InputError
     from proguard_edge.train.sampling import balance
     from proguard_edge.train.sources import read_rows
 
-    try:
-        found = list(read_rows(data))
-        held_out = list(read_rows(validation)) if validation else []
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from None
+    found = list(read_rows(data))
+    held_out = list(read_rows(validation)) if validation else []
     if not validation:
         held_out = [row for row in found if row.in_held_out()] or found[:1]
         chosen = {row.id for row in held_out}
