@@ -83,11 +83,14 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path)
     parser.add_argument("--limit", type=int, help="at most this many rows of a file")
     parser.add_argument("--image-text-only", action="store_true", help="images: their text alone")
+    parser.add_argument("--max-miss-rate", type=float, help="judge under this bound")
     parser.add_argument("--rows", type=Path, help="JSONL of every row's labels and scores")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {}
-    with Guard.load(args.artifact, image_text_only=args.image_text_only) as guard:
+    with Guard.load(
+        args.artifact, image_text_only=args.image_text_only, max_miss_rate=args.max_miss_rate
+    ) as guard:
         report["artifact"] = guard.artifact.digest
         print(f"{'file':<24}{'part':<10}{'safe/unsafe':>12}  f1    wf1   recall fpr   auroc")
         for file in args.files:

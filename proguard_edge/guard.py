@@ -162,6 +162,10 @@ class Guard(Closing):
             raise ArtifactError(
                 f"{self.artifact.name} has no mode {mode!r}, only {', '.join(self.artifact.modes)}"
             )
+        bounded = self.artifact.max_miss_rate is not None
+        for part in ("request", "response") if request.response is not None else ("request",):
+            if bounded and part not in self.artifact.miss_bounds:
+                raise ArtifactError(f"{name} bounds no missed {part}s: judge without a bound")
 
     def _check_languages(self, request: Request, verdict: Verdict) -> None:
         parts = {

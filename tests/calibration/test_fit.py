@@ -47,6 +47,15 @@ def test_a_lower_miss_rate_calls_more_unsafe(tiny_onnx: Path, tmp_path: Path) ->
         Guard.load(folder, max_miss_rate=0.01)
 
 
+def test_a_part_without_a_bound_is_not_judged_under_one(tiny_onnx: Path, tmp_path: Path) -> None:
+    folder = variant(tiny_onnx, tmp_path / "artifact")
+    write(folder, miss_bounds={"request": [MissBound(0.05, 0.3, 0.95, 100)]})
+    with Guard.load(folder, max_miss_rate=0.05) as guard:
+        guard.moderate("Hi")
+        with pytest.raises(ArtifactError, match="bounds no missed responses"):
+            guard.moderate("Hi", response="Hello")
+
+
 def test_new_scores_take_old_bounds_away(tiny_onnx: Path, tmp_path: Path) -> None:
     folder = variant(tiny_onnx, tmp_path / "artifact")
     write(folder, miss_bounds={"request": [MissBound(0.05, 0.3, 0.95, 100)]})
