@@ -1,1 +1,1 @@
-"""Calibration: scores that mean what they say, and later the sets that quantization needs."""
+"""Calibration: scores that mean what they say, and the sets that quantization needs."""

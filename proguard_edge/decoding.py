@@ -24,7 +24,7 @@ from proguard_edge.answer import (
     is_id_like,
 )
 from proguard_edge.artifact import Calibration
-from proguard_edge.engine.base import EngineSequence
+from proguard_edge.engine.base import Choosing, EngineSequence
 from proguard_edge.errors import AnswerError
 from proguard_edge.image import Patches
 
@@ -54,13 +54,18 @@ class AnswerDecoder:
         self._grammar, self._names, self._calibration = grammar, names, calibration
 
     def decode(
-        self, sequence: EngineSequence, ids: Sequence[int], images: Sequence[Patches] = ()
+        self,
+        sequence: EngineSequence,
+        ids: Sequence[int],
+        images: Sequence[Patches] = (),
+        labels: Mapping[str, Label] | None = None,
     ) -> Decoded:
         """Append `ids` (with `images` for their image tokens) and decode the answer behind them.
 
-        Raises AnswerError when the scores allow no answer; the engine's errors pass through.
+        labels: of parts that are decided already; they get no score. Raises AnswerError when the
+        scores allow no answer; the engine's errors pass through.
         """
-        return _Walk(self, sequence, list(ids), images).run()
+        return _Walk(self, sequence, list(ids), images, labels or {}).run()
 
 
 class _Walk:
@@ -72,8 +77,9 @@ class _Walk:
         sequence: EngineSequence,
         pending: list[int],
         images: Sequence[Patches],
+        given: Mapping[str, Label],
     ) -> None:
-        self._decoder, self._sequence = decoder, sequence
+        self._decoder, self._sequence, self._given = decoder, sequence, given
         self._pending, self._images = pending, images
         self._node: Node = decoder._grammar.root
         self._scores: dict[str, float] = {}
@@ -105,21 +111,38 @@ class _Walk:
         self._generated += 1
         self._node = self._node.children[token]
 
-    def _logits(self, candidates: NDArray[np.int64] | None) -> NDArray[np.float64]:
-        ids = np.array(self._pending, np.int64)
+    def _step(self) -> tuple[NDArray[np.int64], Sequence[Patches], str]:
+        """What the next pass reads, and its phase; it is pending no more."""
         phase = "prefill" if self._first else "decode"
-        logits = self._sequence.extend(ids, self._images, candidates, phase)
+        step = np.array(self._pending, np.int64), self._images, phase
         self._pending, self._images, self._first = [], (), False
-        if not np.isfinite(logits).all():
-            raise AnswerError("the model's scores are not finite numbers: no verdict")
-        return logits.astype(np.float64)
+        return step
+
+    def _logits(self, candidates: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        ids, images, phase = self._step()
+        return _finite(self._sequence.extend(ids, images, candidates, phase)).astype(np.float64)
+
+    def _likeliest(self, tokens: NDArray[np.int64], whole: bool) -> int:
+        """The likeliest of `tokens`, whose share is counted; `whole`: of most of the vocabulary."""
+        if isinstance(self._sequence, Choosing):
+            ids, images, phase = self._step()
+            best, share = self._sequence.choose(ids, images, tokens, phase)
+        else:
+            logits = self._logits(None)[tokens] if whole else self._logits(tokens)
+            best = int(logits.argmax())
+            share = float(logits[best] - np.logaddexp.reduce(logits))
+        self._log_category += share
+        return int(tokens[best])
 
     def _choose_label(self) -> None:
         """Softmax between the two labels, calibrated; unsafe from 0.5 on."""
         node = self._node
+        part = str(node.decides)
+        if part in self._given:
+            self._follow(part, self._given[part])
+            return
         tokens = list(node.children)
         logits = self._logits(np.array(tokens, np.int64))
-        part = str(node.decides)
         of = {
             label: [i for i, t in enumerate(tokens) if node.values.get(t) == label]
             for label in LABELS
@@ -131,13 +154,17 @@ class _Walk:
         self._labels[part] = label
         self._take(tokens[max(of[label], key=lambda i: float(logits[i]))])
 
+    def _follow(self, part: str, label: Label) -> None:
+        """Take the label that was given; its likeliest spelling where there are several."""
+        tokens = [t for t in self._node.children if self._node.values.get(t) == label]
+        self._labels[part] = label
+        best = 0 if len(tokens) == 1 else int(self._logits(np.array(tokens, np.int64)).argmax())
+        self._take(tokens[best])
+
     def _choose_branch(self) -> None:
         """The likelier of the ids that are still possible."""
-        tokens = np.array(list(self._node.children), np.int64)
-        logits = self._logits(tokens)
-        best = int(logits.argmax())
-        self._log_category += float(logits[best] - np.logaddexp.reduce(logits))
-        self._take(int(tokens[best]))
+        tokens = np.array(sorted(self._node.children), np.int64)
+        self._take(self._likeliest(tokens, whole=False))
 
     def _spell_category(self, before: str) -> str:
         """An id of the policy or a free name, token by token over both possibilities at once."""
@@ -151,10 +178,7 @@ class _Walk:
             if not mask.any():
                 raise AnswerError(f"the model spelled no category: {text!r}")
             tokens = np.flatnonzero(mask)
-            logits = self._logits(None)[tokens] if len(tokens) > 1 else np.zeros(1)
-            best = int(logits.argmax())
-            self._log_category += float(logits[best] - np.logaddexp.reduce(logits))
-            token = int(tokens[best])
+            token = self._likeliest(tokens, whole=True) if len(tokens) > 1 else int(tokens[0])
             if token == names.closing[0]:
                 return text.strip(" :")
             self._pending.append(token)
@@ -165,12 +189,22 @@ class _Walk:
                 return str(node.answers[0].category)
 
 
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        raise AnswerError("the model's scores are not finite numbers: no verdict")
+    return logits
+
+
 @dataclass(frozen=True)
 class Reasoning:
-    """The model's thoughts, and what to append before the answer: tokens not yet read included."""
+    """The model's thoughts, and what to append before the answer: tokens not yet read included.
+
+    whole: content, thoughts and what closes them, for a sequence that has read none of it.
+    """
 
     text: str
     pending: list[int]
+    whole: list[int]
     generated: int
 
 
@@ -188,16 +222,17 @@ def reason(
     Special tokens cannot be chosen, so nothing but text stands between the tags.
     """
     pending = [*ids, *encode(THINK_OPEN)]
-    blocked = np.array([piece == "" for piece in pieces])
+    free = np.flatnonzero([piece != "" for piece in pieces])
     text, thought, generated, phase = "", list[int](), 0, "prefill"
     while generated < limit:
-        logits = sequence.extend(np.array(pending, np.int64), images, None, phase)
-        if not np.isfinite(logits).all():
-            raise AnswerError("the model's scores are not finite numbers: no verdict")
+        read = np.array(pending, np.int64)
+        if isinstance(sequence, Choosing):
+            best, _ = sequence.choose(read, images, free, phase)
+        else:
+            # The head may have more rows than the tokenizer has tokens.
+            best = int(_finite(sequence.extend(read, images, None, phase))[free].argmax())
         images, phase = (), "reason"
-        # The head may have more rows than the tokenizer has tokens.
-        logits = np.where(blocked, -np.inf, logits[: len(pieces)])
-        token = int(logits.argmax())
+        token = int(free[best])
         pending, generated = [token], generated + 1
         thought.append(token)
         text += pieces[token]
@@ -209,6 +244,7 @@ def reason(
     if not text.endswith("\n"):
         pending += encode("\n")
     # Characters may be spread over tokens: only the whole can be turned into text.
-    whole = decode(thought)
-    end = min((whole.find(tag) for tag in THINK_CLOSE if tag in whole), default=len(whole))
-    return Reasoning(whole[:end].strip(), pending, generated)
+    said = decode(thought)
+    end = min((said.find(tag) for tag in THINK_CLOSE if tag in said), default=len(said))
+    whole = [*ids, *encode(THINK_OPEN), *thought[:-1], *pending]
+    return Reasoning(said[:end].strip(), pending, whole, generated)

@@ -10,6 +10,7 @@ ProGuardEdgeError
  │   └─ LimitError     larger than a limit: bytes, pixels, frames, tokens
  ├─ EngineError        the engine could not be loaded, or failed while it ran
  ├─ AnswerError        the model's answer is not one of the allowed answers
+ ├─ QualityError       an export was measured, and changed more than it may
  └─ TrainingError      a training run cannot start, or stopped before its end
 
 None of them ever stands for "safe": whoever catches one knows that nothing was decided.
@@ -56,6 +57,10 @@ class EngineError(ProGuardEdgeError):
 
 class AnswerError(ProGuardEdgeError):
     """The model's answer does not follow the answer format. It is never read as "safe"."""
+
+
+class QualityError(ProGuardEdgeError):
+    """An export changed more than it may, or was not measured on enough rows."""
 
 
 class TrainingError(ProGuardEdgeError):

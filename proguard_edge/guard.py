@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proguard_edge.answer import FreeNames
 from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
-from proguard_edge.engine import Engine, load_engine
+from proguard_edge.engine import Engine, Server, load_engine
 from proguard_edge.engine.base import Closing
 from proguard_edge.errors import ArtifactError, InputError, LanguageError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor, Patches
@@ -22,6 +22,7 @@ from proguard_edge.pieces import split_request, views_of
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode, PromptEncoder, Template
 from proguard_edge.request import Request
+from proguard_edge.thresholds import Thresholds
 from proguard_edge.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Guard(Closing):
         self.policy = Policy.load(artifact.path("policy.yaml"))
         self._encoder = PromptEncoder(artifact.path("tokenizer.json"), template, self.policy)
         self._judges: dict[str, Judge] = {}
+        Thresholds.of(artifact, self.policy, self.policy)
 
     @classmethod
     def load(
@@ -55,6 +57,8 @@ class Guard(Closing):
         ocr: bool | None = None,
         image_text_only: bool = False,
         max_miss_rate: float | None = None,
+        server: Server | str | None = None,
+        served_model: str | None = None,
     ) -> Guard:
         """Open an artifact folder; None is the starter that ships with the package.
 
@@ -63,6 +67,8 @@ class Guard(Closing):
         extra `ocr` is installed. `image_text_only`: judge that text and not the scene, with any
         artifact that reads text. `max_miss_rate`: call so much "unsafe" that at most this share of
         unsafe content is missed, as far as the artifact bounds it (see `Artifact.bounded`).
+        `server`: address of an OpenAI-compatible server with this artifact's weights, for the
+        engine "remote"; `served_model`: the model's name there, None = the only one.
         Raises ArtifactError, EngineError.
         """
         found = Artifact.open(artifact if artifact is not None else STARTER)
@@ -74,7 +80,9 @@ class Guard(Closing):
             check_digests(found)
         else:
             verify_once(found, cache)
-        return cls(found, load_engine(found, cache, engine, threads), eyes)
+        if isinstance(server, str):
+            server = Server(server, served_model)
+        return cls(found, load_engine(found, cache, engine, threads, server), eyes)
 
     def moderate(
         self,
@@ -194,7 +202,10 @@ class Guard(Closing):
             if len(self._judges) >= MAX_POLICIES:
                 del self._judges[next(iter(self._judges))]
             encoder = self._encoder.with_policy(policy)
-            self._judges[key] = Judge(self.artifact, self.engine, encoder, lambda: self._names)
+            thresholds = Thresholds.of(self.artifact, self.policy, policy)
+            self._judges[key] = Judge(
+                self.artifact, self.engine, encoder, lambda: self._names, thresholds
+            )
         return self._judges[key]
 
     @cached_property

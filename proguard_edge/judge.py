@@ -10,9 +10,11 @@ from proguard_edge.artifact import Artifact
 from proguard_edge.decoding import AnswerDecoder, Decoded, reason
 from proguard_edge.engine.base import Engine
 from proguard_edge.errors import AnswerError
+from proguard_edge.image import Patches
 from proguard_edge.pieces import Piece
 from proguard_edge.policy import Policy
-from proguard_edge.prompt import Mode, PromptEncoder
+from proguard_edge.prompt import Mode, Prompt, PromptEncoder
+from proguard_edge.thresholds import Thresholds
 from proguard_edge.verdict import Judgement, Risk, Verdict
 
 
@@ -48,9 +50,11 @@ class Judge:
         engine: Engine,
         encoder: PromptEncoder,
         names: Callable[[], FreeNames],
+        thresholds: Thresholds,
     ) -> None:
         self.encoder = encoder
         self._artifact, self._engine, self._names = artifact, engine, names
+        self._thresholds = thresholds
         self._decoders: dict[str, AnswerDecoder] = {}
 
     def find(self, piece: Piece, mode: Mode, usage: Usage) -> Finding:
@@ -72,12 +76,37 @@ class Judge:
                     self.encoder.pieces,
                     self._artifact.limits.get("reason_tokens", 512),
                 )
-                ids, images = thoughts.pending, []
-            decoded = decoder.decode(sequence, ids, images)
+                ids = thoughts.pending
+            decoded = decoder.decode(sequence, ids, images if thoughts is None else [])
             generated = decoded.generated + (thoughts.generated if thoughts else 0)
             counts = {"prefix": len(prompt.prefix_ids), "content": len(prompt.content_ids)}
             usage.add(sequence.timings.ms, {**counts, "generated": generated})
-        return Finding(decoded, thoughts.text if thoughts else None)
+        whole = thoughts.whole if thoughts else ids
+        named = self._named(decoded, decoder, prompt, whole, images, usage)
+        settled = self._thresholds.settle(decoded, named)
+        return Finding(settled, thoughts.text if thoughts else None)
+
+    def _named(
+        self,
+        found: Decoded,
+        decoder: AnswerDecoder,
+        prompt: Prompt,
+        ids: list[int],
+        images: list[Patches],
+        usage: Usage,
+    ) -> Decoded:
+        """`found`, or where it is safe but need not stay so, a second look that names a category.
+
+        It starts from the prefix again: what the sequence has read says "safe".
+        """
+        labels = self._thresholds.possible(found.scores)
+        if found.answer.unsafe or "unsafe" not in labels.values():
+            return found
+        with self._engine.start(prompt.prefix_ids) as sequence:
+            named = decoder.decode(sequence, ids, images, labels)
+            counts = {"content": len(ids), "generated": named.generated}
+            usage.add(sequence.timings.ms, counts)
+        return named
 
     def _decoder(self, piece: Piece) -> AnswerDecoder:
         form = self._form(piece)

@@ -12,7 +12,10 @@ from proguard_edge.template import Mode
 
 @dataclass(frozen=True)
 class Judgement:
-    """A label, and the probability (0 to 1) that the thing is unsafe; unsafe from 0.5 on."""
+    """A label, and the probability (0 to 1) that the thing is unsafe; unsafe from 0.5 on.
+
+    Under a bound or a category's threshold the score is moved in logit space, so that it still is.
+    """
 
     label: Label
     score: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+
+import proguard_edge
 
 # Loads, judges and runs a batch; "refuse" makes every use of a socket an error. One is let through:
 # urllib3, which rapidocr imports and never uses here, binds one of this machine to learn of IPv6.
@@ -50,6 +53,7 @@ with Guard.load(artifact, threads=1) as guard:
     *_, summary = run_batch(guard, folder / "rows.jsonl", folder / "out.jsonl")
     assert summary.unsafe + summary.safe == 1
 assert not used, used
+assert "proguard_edge.engine.remote" not in sys.modules
 print("done")
 """
 
@@ -72,6 +76,32 @@ def test_a_machine_without_a_network_moderates(tiny_onnx, tmp_path):
     if alone is None:
         pytest.skip("unshare cannot take the network away here")
     work(tmp_path, tiny_onnx, "gone", *alone)
+
+
+# Modules that can call another machine. A server, which is called, needs none of them.
+CALLING = {"http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "ftplib"}
+CALLING |= {"smtplib", "socket", "websockets", "huggingface_hub", "openai", "xmlrpc.client"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules, and the parents of what is taken from them, that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_only_the_engine_that_is_told_a_server_can_call_one():
+    root = Path(proguard_edge.__file__).parent
+    calling = {
+        path.relative_to(root).as_posix(): sorted(found)
+        for path in root.rglob("*.py")
+        if (found := {m for m in imports(path) if CALLING & {m, m.split(".")[0]}})
+    }
+    assert calling == {"engine/remote.py": ["http.client"]}
 
 
 def _works(command: list[str]) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ _BANDS, _PER_BAND = 16, 4
 _LOOKED_AT = 32
 
 Shingles = NDArray[np.uint64]
+K = TypeVar("K", bound=str)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def balance(
     for row in rows:
         if row.modality in pools:
             pools[row.modality].append(row)
-    counts = _fill({m: len(pool) for m, pool in pools.items()}, total, ratio)
+    counts = fill({m: len(pool) for m, pool in pools.items()}, total, ratio)
     drawn: list[Row] = []
     for modality, pool in pools.items():
         pool.sort(key=lambda row: row.id)
@@ -199,10 +201,11 @@ def _labels(row: Row) -> tuple[str | None, str | None]:
     return row.request_label, row.response_label
 
 
-def _fill(
-    available: dict[Modality, int], total: int, ratio: Mapping[Modality, float]
-) -> dict[Modality, int]:
-    """How many of each to draw: whole numbers, by largest remainder, never above `available`."""
+def fill(available: Mapping[K, int], total: int, ratio: Mapping[K, float]) -> dict[K, int]:
+    """How many of each to draw: whole numbers, by largest remainder, never above `available`.
+
+    What one cannot fill is shared among the others.
+    """
     counts = dict.fromkeys(available, 0)
     open_ = {m for m in available if available[m] and ratio[m]}
     left = min(total, sum(available[m] for m in open_))

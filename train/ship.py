@@ -95,7 +95,7 @@ def main() -> None:
     rows = held_out_rows(args.data)
     judged = judged_rows(args.out, rows)
     calibration = calibrate(judged, {}, MISS_COST)
-    artifact = write(args.out, calibration, bounds(judged, {}, calibration, RATES))
+    artifact = write(args.out, calibration, bounds(judged, {}, calibration, RATES, print))
     print(f"calibrated on {len(rows)} held-out rows: {calibration}")
     print(f"{artifact.folder}: {artifact.digest}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,11 @@ MANIFEST = "artifact.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MODALITIES = ("text", "text-image", "image")
 MODES = ("verdict", "reason")
+PARTS = ("request", "response")
+# Nearer to 0 or 1 a threshold says "all" or "none", and has no logit.
+SMALLEST = 1e-9
+
+_CATEGORY = re.compile(r"C\d+(S\d+)?")
 
 # What reading a manifest of another shape can raise; 1e999 as a size is an OverflowError.
 _MALFORMED = (
@@ -86,7 +92,8 @@ class Artifact:
     response_line: whether the model writes a Response line only where a response is given, or for
     every conversation ("always", as released ProGuard weights do). free_names: whether it may name
     a risk that the policy lacks. policy_is_fixed: whether it knows no policy but its own.
-    max_miss_rate: what its labels were bounded by, see `bounded`.
+    max_miss_rate: what its labels were bounded by, see `bounded`. category_thresholds: part → main
+    category or full id → score from which such content is "unsafe"; 0.5 for those not named.
     """
 
     folder: Path
@@ -107,6 +114,7 @@ class Artifact:
     name: str
     manifest: dict[str, Any] = field(repr=False)
     max_miss_rate: float | None = None
+    category_thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path | str) -> Artifact:
@@ -171,19 +179,24 @@ class Artifact:
             response_line=_known([manifest.get("response_line", "given")], ("given", "always"))[0],
             name=str(manifest["name"]),
             manifest=manifest,
+            category_thresholds={
+                str(part): {str(name): _threshold(part, name, score) for name, score in of.items()}
+                for part, of in manifest.get("category_thresholds", {}).items()
+            },
         )
 
     def bounded(self, max_miss_rate: float) -> Artifact:
         """This artifact with labels that miss at most that share of unsafe rows.
 
-        Scores are moved so that "unsafe" still begins at 0.5; no threshold is ever raised. Raises
-        ArtifactError where it holds no bound as tight, naming the ones it holds.
+        Scores are moved so that "unsafe" still begins at 0.5; no threshold is ever raised, and a
+        category's threshold above the bound's comes down to it. Raises ArtifactError where it holds
+        no bound as tight, naming the ones it holds.
         """
-        calibration = dict(self.calibration)
+        calibration, thresholds = dict(self.calibration), dict(self.category_thresholds)
         if not self.miss_bounds:
             raise ArtifactError(
-                f"{self.name}: bounds no miss rate; `python -m proguard_edge.calibration.fit` "
-                "fits bounds on labelled rows"
+                f"{self.name}: bounds no miss rate; `proguard-edge calibrate` fits bounds on "
+                "labelled rows"
             )
         for part, bounds in self.miss_bounds.items():
             kept = [bound for bound in bounds if bound.rate <= max_miss_rate]
@@ -194,8 +207,18 @@ class Artifact:
                 )
             loosest = max(kept, key=lambda bound: bound.rate)
             own = self.calibration.get(part, Calibration())
-            calibration[part] = own.stricter(loosest.threshold)
-        return replace(self, calibration=calibration, max_miss_rate=max_miss_rate)
+            moved = calibration[part] = own.stricter(loosest.threshold)
+            if part in thresholds:
+                thresholds[part] = {
+                    name: min(0.5, moved.score(own.difference(score)))
+                    for name, score in thresholds[part].items()
+                }
+        return replace(
+            self,
+            calibration=calibration,
+            category_thresholds=thresholds,
+            max_miss_rate=max_miss_rate,
+        )
 
     def path(self, name: str) -> Path:
         """Where a listed file lies. Raises ArtifactError for one that the manifest lacks."""
@@ -212,6 +235,15 @@ def _bound(raw: dict[str, Any]) -> MissBound:
     if not all(0 < number < 1 for number in (bound.rate, bound.threshold, bound.confidence)):
         raise ValueError(f"a bound on missed rows outside 0 to 1: {bound}")
     return bound
+
+
+def _threshold(part: str, name: str, score: Any) -> float:
+    """Raises ValueError for what is no category's threshold."""
+    if part not in PARTS or not _CATEGORY.fullmatch(name):
+        raise ValueError(f"a threshold for {part!r}, {name!r}")
+    if isinstance(score, bool) or not SMALLEST <= float(score) <= 1 - SMALLEST:
+        raise ValueError(f"{name} of {part}: a threshold of {score!r}, not between 0 and 1")
+    return float(score)
 
 
 def write_artifact(folder: Path, description: dict[str, Any]) -> Artifact:

@@ -19,6 +19,10 @@ COMMANDS = {
         "Look at an artifact, or verify its bytes.",
     ),
     "export": ("proguard_edge.cli.export:export", "Turn a checkpoint folder into an artifact."),
+    "calibrate": (
+        "proguard_edge.cli.calibrate:calibrate",
+        "Fit an artifact's scores and bounds to labelled rows.",
+    ),
     "train": ("proguard_edge.cli.train:train", "Make or improve a checkpoint."),
 }
 

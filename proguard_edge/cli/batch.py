@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from proguard_edge.cli.exit import ERROR, SAFE, UNSAFE, handle_errors
-from proguard_edge.cli.options import FILE, guard_options, load_guard
+from proguard_edge.cli.options import FILE, guard_options, load_guard, server_options
+
+if TYPE_CHECKING:
+    from proguard_edge.engine import Server
 
 
 @click.command()
 @click.argument("source", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The JSONL file to write or go on.")
 @guard_options
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @handle_errors
 def moderate_batch(
@@ -30,6 +34,7 @@ def moderate_batch(
     ocr: bool | None,
     image_text_only: bool,
     max_miss_rate: float | None,
+    server: Server | None,
     as_json: bool,
 ) -> None:
     """Judge each row of SOURCE (.jsonl or .jsonl.gz with user, response, image).
@@ -50,7 +55,15 @@ def moderate_batch(
 
     total = sum(1 for _ in read_rows(source))
     guard, policy = load_guard(
-        artifact, policy_file, engine, threads, verify, ocr, image_text_only, max_miss_rate
+        artifact,
+        policy_file,
+        engine,
+        threads,
+        verify,
+        ocr,
+        image_text_only,
+        max_miss_rate,
+        server,
     )
     summary = Summary()
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from proguard_edge.cli.exit import SAFE, UNSAFE, handle_errors, printable
-from proguard_edge.cli.options import FILE, guard_options, load_guard, read_text
+from proguard_edge.cli.options import (
+    FILE,
+    guard_options,
+    load_guard,
+    read_text,
+    server_options,
+)
 
 if TYPE_CHECKING:
+    from proguard_edge.engine import Server
     from proguard_edge.verdict import Judgement, Verdict
 
 BAR = 20
@@ -24,6 +31,7 @@ BAR = 20
 @click.option("--image", "images", type=FILE, multiple=True, help="An image; may be repeated.")
 @click.option("--response", help="The agent's response to judge as well.")
 @guard_options
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as one line of JSON.")
 @handle_errors
 def moderate(
@@ -41,6 +49,7 @@ def moderate(
     ocr: bool | None,
     image_text_only: bool,
     max_miss_rate: float | None,
+    server: Server | None,
     as_json: bool,
 ) -> None:
     """Judge one text, image or conversation; `-` reads the text from stdin.
@@ -56,7 +65,15 @@ def moderate(
     if source is not None or text_file is not None:
         text = read_text(text_file)
     guard, policy = load_guard(
-        artifact, policy_file, engine, threads, verify, ocr, image_text_only, max_miss_rate
+        artifact,
+        policy_file,
+        engine,
+        threads,
+        verify,
+        ocr,
+        image_text_only,
+        max_miss_rate,
+        server,
     )
     with guard:
         verdict = guard.moderate(text, images or None, response, policy=policy, mode=mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from proguard_edge.errors import InputError, LimitError
 from proguard_edge.request import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
+    from proguard_edge.engine import Server
     from proguard_edge.guard import Guard
     from proguard_edge.policy import Policy
     from proguard_edge.template import Template
@@ -43,7 +45,10 @@ def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="verdict: answer at once. reason: think first.",
         ),
         click.option(
-            "--engine", default="auto", show_default=True, help="auto, onnx, transformers."
+            "--engine",
+            default="auto",
+            show_default=True,
+            help="auto, onnx, transformers, tensorrt_llm, remote.",
         ),
         click.option("--threads", type=click.IntRange(0), default=0, help="0: all cores."),
         click.option("--verify", is_flag=True, help="Check every byte of the artifact again."),
@@ -67,6 +72,44 @@ def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name a server for `--engine remote`, as one keyword argument `server`.
+
+    Stands below `guard_options`, whose `--engine` it reads.
+    """
+
+    @functools.wraps(command)
+    def collected(
+        *args: Any, server: str | None, served_model: str | None, top_logprobs: int, **kwargs: Any
+    ) -> Any:
+        if (kwargs["engine"] == "remote") != (server is not None):
+            raise click.UsageError("--engine remote and --server go together")
+        if server is None:
+            return command(*args, server=None, **kwargs)
+        from proguard_edge.engine import Server
+
+        return command(*args, server=Server(server, served_model, top_logprobs), **kwargs)
+
+    for option in (
+        click.option(
+            "--top-logprobs",
+            type=click.IntRange(1),
+            default=20,
+            show_default=True,
+            help="Likeliest tokens that the server lists at each step.",
+        ),
+        click.option("--served-model", help="The model's name there.  [default: the only one]"),
+        click.option(
+            "--server",
+            metavar="URL",
+            help="http://HOST:PORT/v1 of an OpenAI-compatible server, for --engine remote; an API "
+            "key is read from PROGUARD_EDGE_API_KEY.",
+        ),
+    ):
+        collected = option(collected)
+    return collected
+
+
 def load_guard(
     artifact: Path | None,
     policy_file: Path | None,
@@ -76,6 +119,7 @@ def load_guard(
     ocr: bool | None,
     image_text_only: bool,
     max_miss_rate: float | None,
+    server: Server | None = None,
 ) -> tuple[Guard, Policy | None]:
     """The guard and the policy that the options name. Raises ArtifactError, PolicyError …"""
     from proguard_edge.guard import Guard
@@ -90,6 +134,7 @@ def load_guard(
         ocr=ocr,
         image_text_only=image_text_only,
         max_miss_rate=max_miss_rate,
+        server=server,
     )
     return guard, policy
 

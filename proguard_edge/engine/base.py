@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,23 @@ class EngineSequence(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A sequence that can name the likeliest candidate without the logits of all of them.
+
+    A served model is one: it lists the likeliest tokens and no others.
+    """
+
+    def choose(
+        self, ids: Ids, images: Sequence[Patches], candidates: Ids, phase: str = "decode"
+    ) -> tuple[int, float]:
+        """Append `ids` as `extend` does; index into `candidates` of the likeliest, and log share.
+
+        candidates: int64 [N], ascending. The share is the probability of the likeliest among the
+        candidates, or a lower bound of it. Raises as `extend` does.
+        """
 
 
 class Engine(Protocol):

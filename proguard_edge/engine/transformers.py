@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from proguard_edge.errors import EngineError, LimitError
 from proguard_edge.image import Patches
 
 MAX_PREFIXES = 8
+_BNB = "bitsandbytes.autograd._functions"
 
 
 class TransformersEngine:
@@ -34,8 +39,10 @@ class TransformersEngine:
             raise EngineError(
                 f"the transformers engine needs {error.name}: pip install 'proguard-edge[hf]'"
             ) from None
+        _check_gptq(artifact.folder / "hf" / "config.json")
         if threads:
             torch.set_num_threads(threads)
+        logging.getLogger(_BNB).addFilter(_says_more_than_casts)
         try:
             model: Any = Qwen2_5_VLForConditionalGeneration
             self.model, report = model.from_pretrained(
@@ -144,6 +151,25 @@ class TransformersSequence(Closing):
 
     def close(self) -> None:
         self.cache = None
+
+
+def _check_gptq(config: Path) -> None:
+    """Raises EngineError for weights of GPTQ where what reads them is not installed."""
+    try:
+        settings = json.loads(config.read_bytes()).get("quantization_config") or {}
+    except (OSError, ValueError, AttributeError):
+        return  # transformers says what is wrong with the file.
+    missing = [name for name in ("optimum", "gptqmodel") if find_spec(name) is None]
+    if settings.get("quant_method") == "gptq" and missing:
+        raise EngineError(
+            f"weights of GPTQ need {' and '.join(missing)}: use the environment of "
+            "export/requirements-gptq.txt, or an artifact for onnx with the same integers"
+        )
+
+
+def _says_more_than_casts(record: logging.LogRecord) -> bool:
+    """bitsandbytes has a line for every matrix of every pass, that it casts to float16."""
+    return "inputs will be cast" not in str(record.msg)
 
 
 def _first_line(error: BaseException) -> str:

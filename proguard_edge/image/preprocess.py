@@ -46,6 +46,19 @@ class Patches:
         t, h, w = self.grid
         return t * h * w // self.processor.merge_size**2
 
+    def picture(self) -> Image.Image:
+        """The RGB picture that these are the patches of, bit for bit."""
+        settings = self.processor
+        _, rows, columns = self.grid
+        side, merge = settings.patch_size, settings.merge_size
+        first = self.pixels.reshape(rows * columns, 3, settings.temporal_patch_size, -1)[:, :, 0]
+        values = np.empty(first.shape, np.uint8)
+        for channel, table in enumerate(settings._table):
+            values[:, channel] = np.searchsorted(table, first[:, channel])
+        blocks = values.reshape(rows // merge, columns // merge, merge, merge, 3, side, side)
+        whole = blocks.transpose(0, 2, 5, 1, 3, 6, 4).reshape(rows * side, columns * side, 3)
+        return Image.fromarray(np.ascontiguousarray(whole))
+
     def digest(self) -> str:
         """Hex blake2b-256 over the settings, the grid, and every byte of the pixels.
 

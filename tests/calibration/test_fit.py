@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from variants import variant
 
-from proguard_edge.artifact import Artifact, MissBound
+from proguard_edge.artifact import MissBound
 from proguard_edge.batch import run_batch
-from proguard_edge.calibration.fit import bounds, main, write
+from proguard_edge.calibration.fit import bounds, calibrate, write
 from proguard_edge.errors import ArtifactError, InputError
 from proguard_edge.guard import Guard
 from proguard_edge.train.rows import Row, write_jsonl
@@ -27,10 +26,19 @@ def judged(label: str, score: float) -> tuple[Row, Verdict]:
     return row(0, label), Verdict(said, None, None, None, ("user_text",), "verdict", "0" * 64)
 
 
-def test_bounds_are_over_unsafe_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bounds_are_over_unsafe_rows_alone() -> None:
     rows = [judged("unsafe", 0.6)] * 100 + [judged("safe", 0.1)] * 500
-    assert bounds(rows, {}, {}, [0.05, 0.001]) == {"request": [MissBound(0.05, 0.6, 0.95, 100)]}
-    assert "2995 are needed" in capsys.readouterr().out
+    said: list[str] = []
+    found = bounds(rows, {}, {}, [0.05, 0.001], said.append)
+    assert found == {"request": [MissBound(0.05, 0.6, 0.95, 100)]}
+    (line,) = said
+    assert line.startswith("request: 100 unsafe rows")
+    assert "2995 are needed" in line
+
+
+def test_rows_of_one_class_are_an_error_that_names_the_part() -> None:
+    with pytest.raises(InputError, match=r"^request: calibration needs .* --keep-scores"):
+        calibrate([judged("unsafe", 0.6)] * 9, {}, {})
 
 
 def test_a_lower_miss_rate_calls_more_unsafe(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -56,10 +64,23 @@ def test_a_part_without_a_bound_is_not_judged_under_one(tiny_onnx: Path, tmp_pat
             guard.moderate("Hi", response="Hello")
 
 
-def test_new_scores_take_old_bounds_away(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_new_scores_take_old_bounds_and_thresholds_away(tiny_onnx: Path, tmp_path: Path) -> None:
     folder = variant(tiny_onnx, tmp_path / "artifact")
-    write(folder, miss_bounds={"request": [MissBound(0.05, 0.3, 0.95, 100)]})
-    assert write(folder, calibration={}).miss_bounds == {}
+    bound, thresholds = MissBound(0.05, 0.3, 0.95, 100), {"request": {"C1": 0.3}}
+    write(folder, thresholds=thresholds)
+    kept = write(folder, miss_bounds={"request": [bound]})
+    assert kept.category_thresholds == thresholds
+    renewed = write(folder, calibration={})
+    assert (renewed.miss_bounds, renewed.category_thresholds) == ({}, {})
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_ours(
+    tiny_onnx: Path, tmp_path: Path
+) -> None:
+    folder = variant(tiny_onnx, tmp_path / "artifact")
+    (folder / "artifact.json.tmp").mkdir()
+    with pytest.raises(ArtifactError, match="calibrate a copy"):
+        write(folder, calibration={})
 
 
 def test_a_batch_does_not_go_on_under_another_bound(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -74,22 +95,3 @@ def test_a_batch_does_not_go_on_under_another_bound(tiny_onnx: Path, tmp_path: P
         pytest.raises(InputError, match="or bound"),
     ):
         list(run_batch(guard, source, output))
-
-
-def test_the_command_fits_scores_and_bounds_on_different_rows(
-    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = variant(tiny_onnx, tmp_path / "artifact")
-    with Guard.load(folder) as guard:
-        scores = {n: guard.moderate(row(n, "safe").user).request.score for n in range(60)}
-    middle = sorted(scores.values())[30]
-    rows = [row(n, "unsafe" if score > middle else "safe") for n, score in scores.items()]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    arguments = [str(folder), "--data", str(tmp_path / "rows.jsonl"), "--rate", "0.3"]
-    monkeypatch.setattr(sys, "argv", ["fit", *arguments])
-    main()
-    artifact = Artifact.open(folder)
-    (bound,) = artifact.miss_bounds["request"]
-    behind = [r for r in rows if not r.in_held_out(50)]
-    assert bound.rows == sum(r.request_label == "unsafe" for r in behind) < 30
-    assert artifact.calibration["request"].temperature != 1
