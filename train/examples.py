@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proguard_edge.answer import answer_text
+from proguard_edge.errors import ArtifactError
 from proguard_edge.train.rows import Row
 
 IGNORE = -100
@@ -17,13 +19,27 @@ Encode = Callable[[str], list[int]]
 class Example:
     """Token ids of content and answer; for each, the target of the next token or `IGNORE`.
 
-    `label_at` are the positions whose target is a safe/unsafe decision.
+    `label_at` are the positions whose target is a safe/unsafe decision; `unlabelled_at` those where
+    one is made that nobody labelled.
     """
 
     id: str
     ids: list[int]
     targets: list[int]
     label_at: list[int]
+    unlabelled_at: list[int] = field(default_factory=list)
+
+
+E = TypeVar("E", bound=Example)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Where answers part that differ in one label: the first token to differ, and which it is."""
+
+    at: int
+    safe: int
+    unsafe: int
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,30 @@ def build_example(row: Row, prompting: Prompting, rng: random.Random) -> Example
     unsafe = "unsafe" in (request, response)
     complete = _is_complete(row, unsafe, with_response, rng)
     answer = answer_text(request, response, row.category if unsafe else None)
-    return _assemble(row, prompting, answer, with_response, complete)
+    forks = label_forks(prompting.encode, request, with_response)
+    return _assemble(row, prompting, answer, forks, complete)
+
+
+def label_forks(encode: Encode, request: str, with_response: bool) -> list[Fork]:
+    """The label decisions in the token ids of an answer, in order: request, then response.
+
+    Found by comparing: a tokenizer may join the colon to the label. Raises ArtifactError when it
+    writes two labels alike.
+    """
+    response = "safe" if with_response else None
+    forks = [_fork(encode, [answer_text(label, response, None) for label in ("safe", "unsafe")])]
+    if with_response:
+        answers = [answer_text(request, label, None) for label in ("safe", "unsafe")]
+        forks.append(_fork(encode, answers))
+    return forks
+
+
+def _fork(encode: Encode, answers: list[str]) -> Fork:
+    safe, unsafe = map(encode, answers)
+    for at, (one, other) in enumerate(zip(safe, unsafe, strict=False)):
+        if one != other:
+            return Fork(at, one, other)
+    raise ArtifactError("the tokenizer encodes two different answers alike")
 
 
 def _is_complete(row: Row, unsafe: bool, with_response: bool, rng: random.Random) -> bool:
@@ -68,28 +107,25 @@ def _is_complete(row: Row, unsafe: bool, with_response: bool, rng: random.Random
 
 
 def _assemble(
-    row: Row, prompting: Prompting, answer: str, with_response: bool, complete: bool
+    row: Row, prompting: Prompting, answer: str, forks: list[Fork], complete: bool
 ) -> Example:
+    with_response = len(forks) == 2
     content = prompting.content(row.user or "", row.response if with_response else None)
     tokens = [*prompting.encode(answer), prompting.end_id]
-    marks = [answer.index("Request:") + len("Request:")]
-    if with_response:
-        marks.append(answer.index("Response:") + len("Response:"))
-    decisions = [len(prompting.encode(answer[:mark])) for mark in marks]
-    last = len(tokens) if complete else decisions[-1] + 1
+    last = len(tokens) if complete else forks[-1].at + 1
     ids = [*content, *tokens[: last - 1]]
     targets = [IGNORE] * len(ids)
     base = len(content) - 1
     if complete:
-        for i in range(decisions[0], last):
+        for i in range(forks[0].at, last):
             targets[base + i] = tokens[i]
-    label_at = []
+    label_at: list[int] = []
+    unlabelled_at: list[int] = []
     labelled = [row.request_label is not None, *([True] if with_response else [])]
-    for index, known in zip(decisions, labelled, strict=True):
-        targets[base + index] = tokens[index] if known else IGNORE
-        if known:
-            label_at.append(base + index)
-    return Example(row.id, ids, targets, label_at)
+    for fork, known in zip(forks, labelled, strict=True):
+        targets[base + fork.at] = tokens[fork.at] if known else IGNORE
+        (label_at if known else unlabelled_at).append(base + fork.at)
+    return Example(row.id, ids, targets, label_at, unlabelled_at)
 
 
 def select_rows(rows: Iterable[Row], caps: dict[str, int], seed: int) -> list[Row]:
@@ -105,14 +141,14 @@ def select_rows(rows: Iterable[Row], caps: dict[str, int], seed: int) -> list[Ro
     return chosen
 
 
-def batches(examples: list[Example], budget: int, seed: int) -> list[list[Example]]:
+def batches(examples: Sequence[E], budget: int, seed: int) -> list[list[E]]:
     """Batches of at most `budget` padded tokens, rows of like length together, shuffled."""
     rng = random.Random(seed)
-    out: list[list[Example]] = []
+    out: list[list[E]] = []
     for start in range(0, len(examples), 1024):
         group = sorted(examples[start : start + 1024], key=lambda e: len(e.ids))
-        ready: list[list[Example]] = []
-        batch: list[Example] = []
+        ready: list[list[E]] = []
+        batch: list[E] = []
         for example in group:
             if batch and len(example.ids) * (len(batch) + 1) > budget:
                 ready.append(batch)

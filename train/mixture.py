@@ -60,15 +60,25 @@ def watched_rows(data: Path) -> list[Row]:
     return [r for name in WATCHED for r in read_jsonl(data / f"eval/{name}.jsonl.gz")]
 
 
-def prompting_of(base: Path) -> tuple[Prompting, list[int]]:
-    """The runtime's encoder over the base checkpoint's tokenizer, and the policy prefix."""
-    encoder = PromptEncoder(base / "tokenizer.json", Template.named("compact"), Policy.default())
+def prompting_of(
+    base: Path,
+    template: Template | None = None,
+    policy: Policy | None = None,
+    most: int = MAX_CONTENT,
+) -> tuple[Prompting, list[int]]:
+    """The runtime's encoder over the base checkpoint's tokenizer, and the policy prefix.
+
+    Without template and policy those of the starter. most: tokens of a request or a response; a
+    request beside a response gets a quarter. Raises ArtifactError, PolicyError.
+    """
+    template = template or Template.named("compact")
+    encoder = PromptEncoder(base / "tokenizer.json", template, policy or Policy.default())
 
     def content(user: str, response: str | None) -> list[int]:
-        share = MAX_CONTENT if response is None else MAX_CONTENT // 4
+        share = most if response is None else most // 4
         user = encoder.windows(user, share, 0)[0]
         if response is not None:
-            response = encoder.windows(response, MAX_CONTENT, 0)[0]
+            response = encoder.windows(response, most, 0)[0]
         return encoder.content(user, response, (), "verdict").content_ids.tolist()
 
     (end,) = encoder.encode_static("<|im_end|>")

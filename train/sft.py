@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from proguard_edge.errors import ArtifactError, InputError
 from proguard_edge.export.checkpoint import copy_companions, image_processor
@@ -101,6 +101,42 @@ def fine_tune(
     report gets step, loss, tokens/s and learning rate now and then; `out/log.jsonl` has them too.
     Raises ArtifactError when the checkpoint cannot be loaded, InputError when no row can be used.
     """
+    data = SampleSet(rows, builder)
+    model = optimise(checkpoint, data, collate, settings, out, report)
+    about = {
+        "method": "supervised fine-tuning",
+        "settings": asdict(settings),
+        "policy": builder.encoder.policy.digest(),
+        "augmented": builder.hiding is not None,
+        "rows": count_rows(data.rows),
+    }
+    return write_checkpoint(model, checkpoint, out / "checkpoint", about)
+
+
+class Loss(Protocol):
+    """The mean loss of a batch, a scalar, where it is not the model's own."""
+
+    def __call__(self, model: Any, batch: dict[str, Any]) -> Any: ...
+
+    def figures(self) -> dict[str, float]:
+        """What else to log: means since the last call."""
+        ...
+
+
+def optimise(
+    checkpoint: Path,
+    data: Any,
+    collate: Callable[..., dict[str, Any]],
+    settings: Settings,
+    out: Path,
+    report: Callable[[dict[str, Any]], None],
+    loss: Loss | None = None,
+) -> Any:
+    """The trained model; `out/state` is what a stopped run goes on from.
+
+    data: a map-style dataset; collate: makes a batch of its items, given the keyword arguments
+    image_token_id and merge_size. Raises ArtifactError when the checkpoint cannot be loaded.
+    """
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
@@ -112,10 +148,14 @@ def fine_tune(
         def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
             pass
 
-    data: Any = SampleSet(rows, builder)
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if loss is None:
+                return super().compute_loss(model, inputs, *args, **kwargs)
+            return loss(model, dict(inputs))
+
     state = out / "state"
     last = get_last_checkpoint(str(state)) if state.is_dir() else None
-    model = _load(Path(last) if last else checkpoint)
+    model = load_model(Path(last) if last else checkpoint)
     _choose_weights(model, settings)
     config = model.config
     cuda = torch.cuda.is_available()
@@ -148,20 +188,26 @@ def fine_tune(
             image_token_id=config.image_token_id,
             merge_size=config.vision_config.spatial_merge_size,
         ),
-        callbacks=[_progress(out / "log.jsonl", report)],
+        callbacks=[_progress(out / "log.jsonl", report, loss.figures if loss else dict)],
     )
+    if loss is not None:
+        # Otherwise the loss is taken for a sum over all batches of a step, and is not divided.
+        trainer.model_accepts_loss_kwargs = False
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last)
-    return _write(trainer.model, checkpoint, data.rows, builder, settings, out / "checkpoint")
+    return trainer.model
 
 
-def _load(checkpoint: Path) -> Any:
+def load_model(checkpoint: Path, dtype: str = "float32") -> Any:
+    """A checkpoint folder's model on the CPU. Raises ArtifactError."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     loader: Any = Qwen2_5_VLForConditionalGeneration
     try:
-        return loader.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
+        return loader.from_pretrained(
+            checkpoint, dtype=getattr(torch, dtype), local_files_only=True
+        )
     except (OSError, ValueError) as error:
         what = str(error).strip().splitlines()[0]
         raise ArtifactError(f"{checkpoint}: cannot be loaded: {what}") from None
@@ -183,7 +229,11 @@ def _choose_weights(model: Any, settings: Settings) -> None:
             layer.requires_grad_(False)
 
 
-def _progress(path: Path, report: Callable[[dict[str, Any]], None]) -> Any:
+def _progress(
+    path: Path,
+    report: Callable[[dict[str, Any]], None],
+    figures: Callable[[], dict[str, float]],
+) -> Any:
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
@@ -201,6 +251,7 @@ def _progress(path: Path, report: Callable[[dict[str, Any]], None]) -> Any:
                 "loss": round(float(logs["loss"]), 4),
                 "rate": logs.get("learning_rate"),
                 "tokens_per_second": round(tokens / max(1e-9, time.time() - self.begin), 1),
+                **figures(),
             }
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -209,22 +260,17 @@ def _progress(path: Path, report: Callable[[dict[str, Any]], None]) -> Any:
     return Progress()
 
 
-def _write(
-    model: Any,
-    source: Path,
-    rows: Sequence[Row],
-    builder: SampleBuilder,
-    settings: Settings,
-    folder: Path,
-) -> Path:
+def count_rows(rows: Iterable[Row]) -> dict[str, int]:
+    """How many rows of each source and licence."""
+    return dict(sorted(Counter(f"{r.source} ({r.licence})" for r in rows).items()))
+
+
+def write_checkpoint(model: Any, source: Path, folder: Path, about: dict[str, Any]) -> Path:
+    """Write the model with what stands beside the weights in `source`; `training.json` is `about`.
+
+    Returns the folder.
+    """
     model.save_pretrained(folder)
     copy_companions(source, folder)
-    record = {
-        "method": "supervised fine-tuning",
-        "settings": asdict(settings),
-        "policy": builder.encoder.policy.digest(),
-        "augmented": builder.hiding is not None,
-        "rows": dict(sorted(Counter(f"{r.source} ({r.licence})" for r in rows).items())),
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "training.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder

@@ -25,11 +25,15 @@ from proguard_edge.train.rows import Row
 @dataclass(frozen=True)
 class Sample:
     """ids and targets of the same length S; `targets[i]` is `ids[i]` or IGNORE (labels not
-    shifted, as transformers wants them); images in the order of their places in `ids`."""
+    shifted, as transformers wants them); images in the order of their places in `ids`.
+
+    answer_at: where in `ids` the answer begins.
+    """
 
     ids: list[int]
     targets: list[int]
     images: tuple[Patches, ...]
+    answer_at: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class SampleBuilder:
         )
         answer, targets = self._answer(row, response is not None)
         head = [*prompt.prefix_ids.tolist(), *prompt.content_ids.tolist()]
-        return Sample([*head, *answer], [IGNORE] * len(head) + targets, images)
+        return Sample([*head, *answer], [IGNORE] * len(head) + targets, images, len(head))
 
     def _patches(self, row: Row) -> Patches:
         if self.processor is None or row.image is None:

@@ -10,6 +10,7 @@ import click
 
 from proguard_edge.cli.exit import handle_errors
 from proguard_edge.cli.options import TEMPLATES, hide_option, prompting_of
+from proguard_edge.cli.train_distil import distil
 from proguard_edge.cli.train_rows import rows
 from proguard_edge.cli.train_sft import sft
 
@@ -29,6 +30,7 @@ def train() -> None:
 
 train.add_command(rows)
 train.add_command(sft)
+train.add_command(distil)
 
 
 @train.command()

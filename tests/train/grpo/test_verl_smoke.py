@@ -49,7 +49,7 @@ def test_grpo_runs_from_rows_to_a_verdict(tiny: Path, shared: Path, tmp_path: Pa
 
     artifact = tmp_path / "artifact"
     arguments = ["export", str(out / "checkpoint"), "-o", str(artifact)]
-    arguments += ["--engine", "transformers", "--template", "edge"]
+    arguments += ["--recipe", "transformers", "--template", "edge", "--no-gate"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     with Guard.load(artifact) as guard:
