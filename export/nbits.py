@@ -36,14 +36,25 @@ def quantize_graph(
     attributes = {"bits": bits, "block_size": block}
     if accuracy_level:
         attributes["accuracy_level"] = accuracy_level
-    count = 0
-    for node in list(model.graph):
-        if node.op_type == "MatMul" and node.inputs[1].const_value is not None:
-            _replace(model.graph, node, attributes, compact_scales, search)
-            count += 1
-    if not count:
+    nodes = matrices(model)
+    for node in nodes:
+        _replace(model.graph, node, attributes, compact_scales, search)
+    return len(nodes)
+
+
+def matrices(model: Any) -> list[Any]:
+    """The MatMul nodes of an onnx-ir model whose second input is constant.
+
+    Raises ArtifactError when there are none.
+    """
+    nodes = [
+        node
+        for node in model.graph
+        if node.op_type == "MatMul" and node.inputs[1].const_value is not None
+    ]
+    if not nodes:
         raise ArtifactError("the decoder's graph holds no matrices to quantize")
-    return count
+    return nodes
 
 
 def pack(
@@ -62,7 +73,7 @@ def pack(
     zeros = blocks.zeros.reshape(columns, count)
     scales = blocks.scales.reshape(columns, count)
     if bits == 4:
-        levels, zeros = _pairs(levels), _pairs(zeros)
+        levels, zeros = pairs(levels), pairs(zeros)
     return {
         "Q": levels,
         "scales": scales.astype(np.float16) if half_scales else scales,
@@ -75,7 +86,7 @@ def unpack(packed: dict[str, NDArray[Any]], rows: int, bits: int) -> Floats:
     levels, zeros = packed["Q"], packed["zeros"]
     columns, count = packed["scales"].shape
     if bits == 4:
-        levels, zeros = _halves(levels), _halves(zeros)[:, :count]
+        levels, zeros = halves(levels), halves(zeros)[:, :count]
     blocks = Blocks(
         levels.reshape(columns * count, -1),
         packed["scales"].astype(np.float32).reshape(-1),
@@ -87,17 +98,28 @@ def unpack(packed: dict[str, NDArray[Any]], rows: int, bits: int) -> Floats:
 def _replace(
     graph: Any, node: Any, attributes: dict[str, int], compact: bool, search: bool
 ) -> None:
+    array = np.asarray(node.inputs[1].const_value.numpy(), np.float32)
+    packed = pack(array, attributes["bits"], attributes["block_size"], compact, search)
+    insert(graph, node, packed, attributes)
+
+
+def insert(
+    graph: Any, node: Any, packed: dict[str, NDArray[Any]], attributes: dict[str, int]
+) -> None:
+    """Put MatMulNBits with the arrays `packed`, see `pack`, in the place of the MatMul `node`.
+
+    Without "zeros" every zero is the middle level. Scales in float16 get a cast to float32.
+    """
     import onnx_ir as ir
 
     source, weight = node.inputs
-    array = np.asarray(weight.const_value.numpy(), np.float32)
-    packed = pack(array, attributes["bits"], attributes["block_size"], compact, search)
+    rows, columns = weight.const_value.shape
     inputs = [source]
     new = []
     for part, values in packed.items():
         value = ir.Value(name=f"{weight.name}.{part}", const_value=ir.tensor(values))
         graph.register_initializer(value)
-        if part == "scales" and compact:
+        if values.dtype == np.float16:
             cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{value.name}.Cast")
             cast.outputs[0].name = f"{value.name}.float32"
             new.append(cast)
@@ -106,7 +128,7 @@ def _replace(
     matmul = ir.node(
         "MatMulNBits",
         inputs,
-        {"K": array.shape[0], "N": array.shape[1], **attributes},
+        {"K": int(rows), "N": int(columns), **attributes},
         domain="com.microsoft",
         name=node.name,
     )
@@ -116,8 +138,8 @@ def _replace(
         del graph.initializers[weight.name]
 
 
-def _pairs(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two levels a byte along the last axis."""
+def pairs(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two levels of 4 bits a byte along the last axis, the first in the low half."""
     even = levels[..., ::2]
     odd = np.zeros_like(even)
     odd[..., : levels.shape[-1] // 2] = levels[..., 1::2]
@@ -125,5 +147,6 @@ def _pairs(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return packed
 
 
-def _halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def halves(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The inverse of `pairs`, for an even number of levels."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)

@@ -11,6 +11,7 @@ from proguard_edge.errors import ArtifactError
 from proguard_edge.export.checkpoint import Checkpoint
 from proguard_edge.export.extras import need
 from proguard_edge.export.folder import Contents, finish, staged, write_common
+from proguard_edge.export.gptq_layout import GptqCheckpoint
 from proguard_edge.export.onnx_decoder import Precision, export_decoder
 from proguard_edge.export.onnx_vision import VisionPrecision, export_vision
 from proguard_edge.export.tables import TableType, write_table
@@ -27,6 +28,7 @@ def export_onnx(
     embeddings: TableType = "int8",
     vision_precision: VisionPrecision | None = None,
     context: int | None = None,
+    gptq: Path | None = None,
     force: bool = False,
     report: Report = lambda _: None,
     **decoder: Any,
@@ -35,8 +37,9 @@ def export_onnx(
 
     precision: of the decoder's matrices. embeddings: type of the embedding table and of the output
     head. vision_precision: see `export_vision`; unless given, fp32 if the decoder is, else fp16w.
-    context: tokens that the model may read, at most the checkpoint's. decoder: further options of
-    `finish_decoder`. report: called with a line before every stage.
+    context: tokens that the model may read, at most the checkpoint's. gptq: the folder that GPTQ
+    made of `checkpoint`; the decoder gets its integers, everything else comes from `checkpoint`.
+    decoder: further options of `finish_decoder`. report: called with a line before every stage.
     Raises ArtifactError or PolicyError; ArtifactError also when `out` is not empty, see `staged`.
     """
     need("torch", "transformers", "safetensors", "onnx_ir", "onnxruntime_genai")
@@ -47,8 +50,8 @@ def export_onnx(
     with staged(out, force) as folder:
         report("tokenizer, policy, template")
         write_common(folder, source, contents)
-        report(f"decoder, {precision}")
-        export_decoder(checkpoint, folder, precision, context=context, **decoder)
+        report(f"decoder, {precision}" + (f", integers of {gptq.name}" if gptq else ""))
+        export_decoder(checkpoint, folder, precision, context=context, gptq=gptq, **decoder)
         report(f"embeddings, {embeddings}")
         write_table(source.embeddings(), folder, "embeddings", embeddings)
         if (head := source.head()) is not None:
@@ -60,5 +63,8 @@ def export_onnx(
             export_vision(checkpoint, folder, tower)
         report("digests")
         model = {} if context is None else {"context": context}
-        finish(folder, source, contents, engine="onnx", precision=precision, model=model)
+        engine: dict[str, Any] = {"engine": "onnx", "precision": precision, "model": model}
+        if gptq is not None:
+            engine["quantization"] = GptqCheckpoint(gptq).record()
+        finish(folder, source, contents, **engine)
     return Artifact.open(out)

@@ -19,11 +19,14 @@ from typing import Any, Literal
 
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.extras import need
+from proguard_edge.export.gptq_layout import GptqCheckpoint
+from proguard_edge.export.gptq_onnx import check_integers, take_over
 from proguard_edge.export.graph import save
+from proguard_edge.export.half import halve_graph
 from proguard_edge.export.nbits import quantize_graph
 
-Precision = Literal["fp32", "int8", "int4"]
-BITS = {"fp32": 0, "int8": 8, "int4": 4}
+Precision = Literal["fp32", "fp16w", "int8", "int4"]
+BITS = {"fp32": 0, "fp16w": 0, "int8": 8, "int4": 4}
 NAME = "decoder.onnx"
 
 
@@ -37,6 +40,7 @@ def export_decoder(
     compact_scales: bool = False,
     search: bool = True,
     context: int | None = None,
+    gptq: Path | None = None,
 ) -> tuple[Path, Path]:
     """Write the decoder of `checkpoint` into `out`; the two files. Equal inputs, equal bytes.
 
@@ -57,6 +61,7 @@ def export_decoder(
             compact_scales=compact_scales,
             search=search,
             context=context,
+            gptq=gptq,
         )
 
 
@@ -95,24 +100,38 @@ def finish_decoder(
     compact_scales: bool = False,
     search: bool = True,
     context: int | None = None,
+    gptq: Path | None = None,
 ) -> tuple[Path, Path]:
     """Round the float32 graph `source` and save it in `out`; the two files.
 
-    int4 and int8 are asymmetric, in blocks of `block_size` (16 to 256). accuracy_level 4 lets the
-    kernel round activations to 8 bits as well, 0 does not. compact_scales stores float16 scales,
-    2 bytes less a block. search: see `round_blocks`.
+    fp16w stores float16 and computes in float32. int4 and int8 are asymmetric, in blocks of
+    `block_size` (16 to 256). accuracy_level 4 lets the kernel round activations to 8 bits as well,
+    0 does not. compact_scales stores float16 scales, 2 bytes less a block. search: see
+    `round_blocks`.
     context cuts the rotary tables to that many positions.
-    Raises ArtifactError: see `quantize_graph`.
+    gptq: the folder of a GPTQ checkpoint whose integers are taken over instead, for int4; blocks
+    are its groups, and what was written is read back and compared with it.
+    Raises ArtifactError: see `quantize_graph` and `take_over`.
     """
     need("onnx_ir")
     import onnx_ir as ir
 
+    if gptq is not None and precision != "int4":
+        raise ArtifactError(f"GPTQ's integers make a decoder in int4, not in {precision}")
     model = ir.load(source)
-    if bits := BITS[precision]:
+    integers = None if gptq is None else GptqCheckpoint(gptq)
+    if integers is not None:
+        take_over(model, integers, accuracy_level, compact_scales)
+    elif precision == "fp16w":
+        halve_graph(model)
+    elif bits := BITS[precision]:
         quantize_graph(model, bits, block_size, accuracy_level, compact_scales, search)
     if context is not None:
         _cut_rotary_tables(model.graph, context)
-    return save(model, out / NAME)
+    written = save(model, out / NAME)
+    if integers is not None:
+        check_integers(written[0], integers)
+    return written
 
 
 def _cut_rotary_tables(graph: Any, context: int) -> None:

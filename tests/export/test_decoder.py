@@ -135,7 +135,7 @@ def test_the_builders_last_words_reach_the_caller(tmp_path):
 
 
 def test_an_unknown_precision_is_refused(checkpoint, tmp_path):
-    with pytest.raises(ArtifactError, match="known are fp32, int8, int4"):
+    with pytest.raises(ArtifactError, match="known are fp32, fp16w, int8, int4"):
         export_decoder(checkpoint, tmp_path, "int3")
 
 
@@ -208,3 +208,22 @@ def test_packing_and_unpacking_agree_where_blocks_are_not_whole(bits, rows):
     lost = np.abs(unpack(packed, rows, bits) - weight).max()
     # Normal weights span about 7, so half a step is 3.5 / 2**bits; the outermost are clipped.
     assert lost < 6 / 2**bits
+
+
+def test_float16_matrices_are_those_of_the_checkpoint_rounded_once(graph, model, tmp_path):
+    path, data = finish_decoder(graph, tmp_path, "fp16w")
+    whole = graph.with_name("decoder.onnx.data").stat().st_size
+    assert data.stat().st_size < 0.75 * whole
+    written = onnx.load(path)
+    halves = {
+        t.name: numpy_helper.to_array(t)
+        for t in written.graph.initializer
+        if t.name.endswith(".float16")
+    }
+    exact = {t.name: numpy_helper.to_array(t) for t in onnx.load(graph).graph.initializer}
+    assert len(halves) >= 4 * LAYERS
+    for name, array in halves.items():
+        np.testing.assert_array_equal(array, exact[name.removesuffix(".float16")].astype("f2"))
+    inputs = feeds(model)
+    found, expected = hidden_states(path, inputs), hidden_states(graph, inputs)
+    assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 2e-3
