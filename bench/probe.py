@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from proguard_edge.bench.metrics import measure
 from proguard_edge.train.contrast import contrast_rows
 from proguard_edge.train.examples import select_rows
+from proguard_edge.train.mixture import CAPS
 from proguard_edge.train.rows import Row, read_folder, read_jsonl
-from proguard_edge.train.starter import CAPS
 
 BATCH = 64
 

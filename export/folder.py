@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -53,6 +54,29 @@ class Contents:
     def vision(self) -> bool:
         """Whether it reads images."""
         return set(self.modalities) != {"text"}
+
+    def digest(self) -> str:
+        """sha256 (hex) over everything that it says."""
+        fields = asdict(replace(self, policy=None, template=None))  # type: ignore[arg-type]
+        fields |= {"policy": self.policy.digest(), "template": self.template.source}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+    @classmethod
+    def like(cls, artifact: Artifact, name: str) -> Contents:
+        """What another artifact says and does, without what belongs to its weights: calibration,
+        licence, provenance. Raises ArtifactError, PolicyError."""
+        return cls(
+            policy=Policy.load(artifact.path("policy.yaml")),
+            template=Template.load(artifact.path("template.jinja")),
+            name=name,
+            languages=artifact.languages,
+            modes=artifact.modes,
+            modalities=artifact.modalities,
+            free_names=artifact.free_names,
+            policy_is_fixed=artifact.policy_is_fixed,
+            response_line=artifact.response_line,
+            limits=artifact.limits,
+        )
 
 
 @contextmanager
