@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from proguard_edge.export.quality import Limits, failures
 from proguard_edge.export.recipe import Recipe, recipe_names
 from proguard_edge.export.stages import Source
 from proguard_edge.guard import Guard
-from proguard_edge.train.rows import read_folder
 from proguard_edge.train.sources import read_rows
 
 ALL = Limits(min_agreement=0, max_kl=1e9, max_f1_drop=1, max_recall_drop=1, min_rows=1)
@@ -148,11 +148,7 @@ def main() -> None:
         recipe, _, pair = text.partition(":")
         option, _, value = pair.partition("=")
         settings.setdefault(recipe, {})[option] = yaml.safe_load(value)
-    rows = [
-        row
-        for path in args.data
-        for row in (read_folder(path) if path.is_dir() else list(read_rows(path)))[: args.limit]
-    ]
+    rows = [row for path in args.data for row in islice(read_rows(path), args.limit)]
     contents = Contents.like(Artifact.open(args.like), args.checkpoint.resolve().name)
     pythons = dict(pair.split("=", 1) for pair in args.python)
     source = Source(args.checkpoint, contents, args.calibration, 0, pythons)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ from proguard_edge.guard import Guard
 from proguard_edge.train.rows import Row
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
-SMALLEST = 1e-12
 
 
 def plain_guard(folder: Path, threads: int = 0) -> Guard:
@@ -135,8 +133,7 @@ def errors_of(
 
 def logit_differences(scores: Sequence[float], own: Calibration) -> NDArray[np.float64]:
     """The model's logit differences behind scores that `own` made."""
-    # A score can round to exactly 0 or 1, which no logit has.
-    return np.array([own.difference(min(max(s, SMALLEST), 1 - SMALLEST)) for s in scores])
+    return np.array([own.logit(score) for score in scores])
 
 
 def write(
@@ -149,7 +146,7 @@ def write(
 
     Raises ArtifactError where the folder cannot be written.
     """
-    manifest: dict[str, Any] = dict(Artifact.open(folder).manifest)
+    manifest = Artifact.open(folder).description()
     if calibration is not None:
         # Bounds and thresholds on other scores would mean nothing.
         manifest.pop("miss_bounds", None)
@@ -159,8 +156,6 @@ def write(
         manifest["miss_bounds"] = {p: [asdict(b) for b in of] for p, of in miss_bounds.items()}
     if thresholds is not None:
         manifest["category_thresholds"] = {part: dict(of) for part, of in thresholds.items()}
-    for derived in ("format", "files"):
-        del manifest[derived]
     try:
         return write_artifact(folder, manifest)
     except OSError as error:

@@ -26,9 +26,10 @@ EMBEDDINGS = (
     "model.embed_tokens.weight",
 )
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+GENERATION = "generation_config.json"
 REWRITTEN = (
     "config.json",
-    "generation_config.json",
+    GENERATION,
     "model.safetensors.index.json",
     "training.json",
 )
@@ -150,6 +151,12 @@ def copy_companions(folder: Path, out: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.suffix not in WEIGHTS and path.name not in REWRITTEN:
             shutil.copyfile(path, out / path.name)
+
+
+def copy_generation(folder: Path, out: Path) -> None:
+    """Copy `generation_config.json`, where there is one: the model stays what it was."""
+    if (folder / GENERATION).is_file():
+        shutil.copyfile(folder / GENERATION, out / GENERATION)
 
 
 def image_processor(folder: Path) -> ImageProcessor | None:

@@ -22,7 +22,7 @@ from proguard_edge.export.checkpoint import Checkpoint, read_json
 from proguard_edge.export.distill_batch import Distillation, LessonSet, collate_lessons
 from proguard_edge.export.distill_data import Counts, Lesson, Trust, VerdictFile
 from proguard_edge.export.distill_loss import Mixture
-from proguard_edge.train.sft import Settings, count_rows, load_model, optimise, write_checkpoint
+from proguard_edge.train.sft import Settings, load_model, optimise, rows_by_source, write_checkpoint
 from proguard_edge.train.sft_data import SampleBuilder
 from proguard_edge.train.student import make_student
 
@@ -98,7 +98,7 @@ def distil(
         "template": builder.encoder.template.digest(),
         "augmented": builder.hiding is not None,
         "counts": asdict(counts),
-        "rows": count_rows(lesson.row for lesson in data.lessons),
+        "rows": rows_by_source(lesson.row for lesson in data.lessons),
     }
     same_run(out, about, checkpoint, data.lessons)
     loss = Distillation(teaching.mixture, teacher)

@@ -36,7 +36,7 @@ from proguard_edge.train.prefix_trainer import (
     marked,
     pad,
 )
-from proguard_edge.train.sft import count_rows, write_checkpoint
+from proguard_edge.train.sft import rows_by_source, write_checkpoint
 
 LOG_EVERY = 10
 Report = Callable[[dict[str, Any]], None]
@@ -81,7 +81,7 @@ def distil_shared(
         "policy": policy.digest(),
         "template": template.digest(),
         "counts": asdict(counts),
-        "rows": count_rows(lesson.row for lesson in kept),
+        "rows": rows_by_source(lesson.row for lesson in kept),
     }
     same_run(out, about, checkpoint, kept)
     trainer = Distiller(

@@ -7,6 +7,7 @@ engines are built on the GPU that will run them. tensorrt-edgellm 0.11 wants flo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,9 +23,10 @@ from proguard_edge.artifact import Artifact
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.checkpoint import Checkpoint, read_json
 from proguard_edge.export.edgellm_layout import unpack
-from proguard_edge.export.extras import need
+from proguard_edge.export.extras import need, version_in
 from proguard_edge.export.folder import Contents, finish, staged, write_common
 from proguard_edge.export.gptq_layout import GptqCheckpoint
+from proguard_edge.export.rounding import to_half
 from proguard_edge.export.tensor_file import Spec, TensorFolder, write_index, write_tensors
 
 EDGELLM = "0.11.0"
@@ -88,7 +90,8 @@ def export_edgellm(
 def check_shapes(gptq: GptqCheckpoint) -> None:
     """Raises ArtifactError for a matrix that the kernel's tiles cannot take."""
     for name in gptq.decoder.values():
-        inputs, outputs = gptq.linear(name).levels.shape
+        words, outputs = gptq.tensors.spec(f"{name}.qweight").shape
+        inputs = 8 * words
         if inputs % ALIGNMENT or outputs % ALIGNMENT:
             raise ArtifactError(
                 f"{name} is {inputs} × {outputs}; TensorRT Edge-LLM takes multiples of {ALIGNMENT}"
@@ -125,10 +128,10 @@ def check_graph(path: Path, gptq: GptqCheckpoint) -> int:
     import onnx_ir as ir
 
     graph = ir.load(path).graph
-    wanted = {
-        _key(gptq.linear(name).levels, gptq.linear(name).scales): name
-        for name in gptq.decoder.values()
-    }
+    wanted = {}
+    for name in gptq.decoder.values():
+        linear = gptq.linear(name)
+        wanted[_key(linear.levels, linear.scales)] = name
     count = 0
     for node in graph:
         if node.op_type != PLUGIN:
@@ -136,8 +139,7 @@ def check_graph(path: Path, gptq: GptqCheckpoint) -> int:
         outputs, inputs = (int(node.attributes[of].value) for of in ("gemm_n", "gemm_k"))
         weights, scales = (value.const_value.numpy() for value in node.inputs[1:3])
         levels = unpack(np.asarray(weights), outputs, inputs)
-        name = wanted.pop(_key(levels, np.asarray(scales)), None)
-        if name is None:
+        if wanted.pop(_key(levels, np.asarray(scales)), None) is None:
             raise ArtifactError(f"{path}: {node.name} holds integers that GPTQ does not")
         count += 1
     if wanted:
@@ -147,18 +149,11 @@ def check_graph(path: Path, gptq: GptqCheckpoint) -> int:
 
 def check_python(python: str) -> None:
     """Raises ArtifactError, naming the fix, unless `python` has tensorrt-edgellm and it loads."""
-    probe = (
-        "from importlib.metadata import version; import tensorrt_edgellm; "
-        "print(version('tensorrt-edgellm'))"
-    )
     try:
-        done = subprocess.run(
-            [python, "-c", probe], capture_output=True, text=True, check=False, timeout=300
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        version = version_in(python, "tensorrt-edgellm", "import tensorrt_edgellm", timeout=300)
+    except OSError as error:
         raise ArtifactError(f"{python} cannot be run: {error}") from None
-    version = done.stdout.strip()
-    if done.returncode or version != EDGELLM:
+    if version != EDGELLM:
         found = version or "no tensorrt-edgellm that loads"
         raise ArtifactError(f"{python} has {found}, {EDGELLM} is needed: {install_command()}")
 
@@ -218,15 +213,10 @@ def _float16(config: Any) -> Any:
 def _half(tensors: TensorFolder, name: str) -> Any:
     if tensors.spec(name).dtype != "F32":
         return tensors.raw(name)
-    array = tensors.array(name)
-    if not (np.abs(array) <= np.finfo(np.float16).max).all():
-        raise ArtifactError(f"{name}: not finite, or too large for float16")
-    return array.astype(np.float16)
+    return to_half(name, tensors.array(name))
 
 
 def _key(levels: Any, scales: Any) -> bytes:
-    import hashlib
-
     state = hashlib.sha256(np.ascontiguousarray(levels).tobytes())
     state.update(np.ascontiguousarray(scales).astype("<f2").tobytes())
     return state.digest()

@@ -1,9 +1,11 @@
-"""What to install when a stage of the export lacks its libraries."""
+"""Libraries that stages need: in this environment, or in one of their own."""
 
 from __future__ import annotations
 
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from proguard_edge.errors import ArtifactError
 
@@ -25,3 +27,30 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def version_in(python: str, package: str, probe: str, timeout: float = 120) -> str:
+    """The version of `package` in another interpreter, "" where it or anything else is missing.
+
+    probe: statements that fail there when more than the package is needed and missing. Raises
+    OSError when the interpreter cannot be run, or does not answer in `timeout` seconds.
+    """
+    code = f"from importlib.metadata import version; {probe}; print(version({package!r}))"
+    try:
+        done = subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=False, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(str(error)) from None
+    return "" if done.returncode else done.stdout.strip()
+
+
+def has_module(name: str) -> str:
+    """A probe for `version_in`: that a module can be found, without importing it."""
+    return f"from importlib.util import find_spec; find_spec({name!r}) or exit({name!r})"
+
+
+def own_requirement() -> str:
+    """What pip is given to install this package: its folder, or its name once it is installed."""
+    here = Path(__file__).parents[1]
+    return f"-e {here}" if (here / "pyproject.toml").is_file() else "proguard-edge"

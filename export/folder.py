@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,6 +78,15 @@ class Contents:
             response_line=artifact.response_line,
             limits=artifact.limits,
         )
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes at `target`: a hard link where the file system can, else a copy."""
+    try:
+        # The resolved file: a checkpoint in a hub's cache is made of symbolic links.
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from proguard_edge.artifact import Artifact
+from proguard_edge.artifact.format import PARTS
 from proguard_edge.batch import run_batch
 from proguard_edge.errors import QualityError
 from proguard_edge.export.extras import need
-from proguard_edge.export.quality import PARTS, Change, Limits, Side, compare, failures, moves
+from proguard_edge.export.quality import Change, Limits, Side, compare, failures, moves
 from proguard_edge.export.quality_report import markdown, plot
 from proguard_edge.export.stages import Source
 from proguard_edge.guard import Guard
@@ -69,11 +70,11 @@ class Gate:
         return judge(rows, sides[0], sides[1], self.limits)
 
     def _side(self, folder: Path, rows: Sequence[Row], work: Path, report: Report) -> Side:
-        answers = verdicts(folder, rows, work, report, self.threads)
         found = Artifact.open(folder)
         if found.category_thresholds:
             # Scores moved by a threshold no longer say what the model's logits were.
             raise QualityError(f"{folder}: has thresholds of categories; compare one without")
+        answers = verdicts(folder, rows, work, report, self.threads)
         return Side(f"{found.name}, {found.engine} {found.precision}", answers, found.calibration)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.checkpoint import Checkpoint, copy_companions, read_json
+from proguard_edge.export.extras import has_module, own_requirement, version_in
 from proguard_edge.export.folder import staged
 from proguard_edge.export.gptq_layout import RECORD, GptqCheckpoint
 from proguard_edge.export.gptq_onnx import LARGEST_ERROR, relative_error
@@ -168,18 +169,11 @@ def write_samples(samples: Sequence[Sample], path: Path) -> str:
 
 def check_python(python: str) -> None:
     """Raises ArtifactError, naming the fix, unless `python` has gptqmodel and this package."""
-    probe = (
-        "from importlib.metadata import version; from importlib.util import find_spec; "
-        f"find_spec('{STAGE}') or exit('proguard_edge'); print(version('gptqmodel'))"
-    )
     try:
-        done = subprocess.run(
-            [python, "-c", probe], capture_output=True, text=True, check=False, timeout=120
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        version = version_in(python, "gptqmodel", has_module(STAGE))
+    except OSError as error:
         raise ArtifactError(f"{python} cannot be run: {error}") from None
-    version = done.stdout.strip()
-    if done.returncode or not version:
+    if not version:
         raise ArtifactError(f"gptqmodel is not installed in {python}: {install_command()}")
     if version != GPTQMODEL:
         raise ArtifactError(
@@ -190,10 +184,8 @@ def check_python(python: str) -> None:
 def install_command() -> str:
     """The one command that makes the environment, and how to use it."""
     file = Path(__file__).parent / "requirements-gptq.txt"
-    here = Path(__file__).parents[1]
-    package = f"-e {here}" if (here / "pyproject.toml").is_file() else "proguard-edge"
     return (
-        f"python -m venv .venv-gptq && .venv-gptq/bin/pip install -r {file} {package}, "
+        f"python -m venv .venv-gptq && .venv-gptq/bin/pip install -r {file} {own_requirement()}, "
         f"then set {PYTHON}=.venv-gptq/bin/python"
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proguard_edge.errors import ArtifactError
-from proguard_edge.export.checkpoint import Checkpoint, copy_companions, read_json
+from proguard_edge.export.checkpoint import Checkpoint, copy_companions, copy_generation, read_json
 from proguard_edge.export.extras import versions
 from proguard_edge.export.folder import staged
 from proguard_edge.export.gptq_layout import (
@@ -159,9 +159,7 @@ def _write_settings(source: Checkpoint, folder: Path, group_size: int) -> None:
     for name, content in (("config.json", config), (RECORD, record)):
         text = json.dumps(content, indent=1, sort_keys=True) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
-    generation = source.folder / "generation_config.json"
-    if generation.is_file():
-        (folder / generation.name).write_bytes(generation.read_bytes())
+    copy_generation(source.folder, folder)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proguard_edge.errors import ArtifactError
+from proguard_edge.export.rounding import to_half
 
 OPSET = 20
 IR_VERSION = 10
@@ -87,9 +87,7 @@ class GraphWriter:
         """A weight in the type of matrices. Raises ArtifactError when float16 cannot hold it."""
         if not self._half:
             return self._constant(name, array)
-        if not (np.abs(array) <= np.finfo(np.float16).max).all():
-            raise ArtifactError(f"{name}: weights that are not finite or do not fit float16")
-        return self.op("Cast", self._constant(name, array.astype(np.float16)), to="float32")
+        return self.op("Cast", self._constant(name, to_half(name, array)), to="float32")
 
     def model(self) -> Any:
         """The graph as an onnx-ir model. Nothing can be added afterwards."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from proguard_edge.errors import ArtifactError
 from proguard_edge.export.nbits import matrices
+from proguard_edge.export.rounding import to_half
 
 
 def halve_graph(model: Any) -> int:
@@ -22,10 +22,8 @@ def halve_graph(model: Any) -> int:
     for node in nodes:
         source, weight = node.inputs
         array = np.asarray(weight.const_value.numpy(), np.float32)
-        if not (np.abs(array) <= np.finfo(np.float16).max).all():
-            raise ArtifactError(f"{weight.name}: not finite, or too large for float16")
         name = f"{weight.name}.float16"
-        half = ir.Value(name=name, const_value=ir.tensor(array.astype(np.float16), name=name))
+        half = ir.Value(name=name, const_value=ir.tensor(to_half(weight.name, array), name=name))
         graph.register_initializer(half)
         cast = ir.node("Cast", [half], {"to": ir.DataType.FLOAT}, name=f"{name}.Cast")
         cast.outputs[0].name = f"{name}.float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from proguard_edge.artifact import Artifact
 from proguard_edge.export.extras import need
+from proguard_edge.export.tensor_file import TensorFile
 
 # A tensor's module by a part of its name, the first that fits.
 MODULES = (
@@ -78,7 +78,8 @@ def _tensors(artifact: Artifact) -> Iterator[tuple[str, str, int]]:
         if name.endswith(".onnx"):
             yield from _onnx(path)
         elif name.endswith(".safetensors"):
-            yield from _safetensors(path)
+            for tensor, spec in TensorFile(path).specs.items():
+                yield tensor, spec.dtype.lower(), spec.size
         elif name.endswith(".npy"):
             array = np.load(path, mmap_mode="r")
             kind = "lm_head" if path.stem.startswith("head") else "embed"
@@ -102,15 +103,6 @@ def _onnx(path: Path) -> Iterator[tuple[str, str, int]]:
         if tensor is not None:
             precision = bits.get(name, tensor.dtype.name.lower())
             yield f"{prefix}.{name}", precision, int(tensor.nbytes)
-
-
-def _safetensors(path: Path) -> Iterator[tuple[str, str, int]]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            yield name, str(entry["dtype"]).lower(), end - begin
 
 
 def _module(name: str) -> str:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from proguard_edge.artifact import Artifact, write_artifact
 from proguard_edge.errors import ArtifactError, QualityError
 from proguard_edge.export.checkpoint import Checkpoint
 from proguard_edge.export.extras import versions
-from proguard_edge.export.folder import staged
+from proguard_edge.export.folder import link_or_copy, staged
 from proguard_edge.export.gate import Gate
 from proguard_edge.export.recipe import Recipe, Step
 from proguard_edge.export.stages import STAGES, Job, Source
@@ -126,11 +123,8 @@ def _copy(source: Path, target: Path) -> None:
         place = target / path.relative_to(source)
         if path.is_dir():
             place.mkdir(exist_ok=True)
-            continue
-        with suppress(OSError):
-            os.link(path, place)
-            continue
-        shutil.copyfile(path, place)
+        else:
+            link_or_copy(path, place)
 
 
 def _describe(
@@ -140,9 +134,7 @@ def _describe(
     quality: dict[str, Any] | None,
 ) -> None:
     """Write recipe and quality into the manifest."""
-    manifest: dict[str, Any] = dict(Artifact.open(folder).manifest)
-    for derived in ("format", "files"):
-        del manifest[derived]
+    manifest = Artifact.open(folder).description()
     manifest["recipe"] = {
         "name": recipe.name,
         "steps": {

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from proguard_edge.artifact import Calibration
+from proguard_edge.artifact.format import PARTS
 from proguard_edge.bench.metrics import measure
 from proguard_edge.errors import QualityError
 from proguard_edge.train.rows import Row
 
-PARTS = ("request", "response")
 SMALLEST = 1e-12
 EXAMPLES = 20
 # Fewer unsafe rows than this say nothing about a group.
@@ -74,10 +74,7 @@ class Side:
     def logit(self, row: Row, part: str) -> float | None:
         """Logit difference unsafe − safe of the model itself."""
         score = self.score(row, part)
-        if score is None:
-            return None
-        kept = min(max(score, SMALLEST), 1 - SMALLEST)
-        return self.calibration.get(part, Calibration()).difference(kept)
+        return None if score is None else self.calibration.get(part, Calibration()).logit(score)
 
     def category(self, row: Row) -> str | None:
         """Id or free name of an unsafe verdict."""

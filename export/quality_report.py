@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proguard_edge.export.quality import PARTS
+from proguard_edge.artifact.format import PARTS
 
 FIGURES = ("f1", "weighted_f1", "recall", "fpr", "auroc")
 

@@ -44,6 +44,13 @@ class Blocks:
         return signed * self.scales[:, None]
 
 
+def to_half(name: str, array: Floats) -> NDArray[np.float16]:
+    """The nearest float16 numbers. Raises ArtifactError, with the name, where they have none."""
+    if not (np.abs(array) <= np.finfo(np.float16).max).all():
+        raise ArtifactError(f"{name}: weights that are not finite or do not fit float16")
+    return array.astype(np.float16)
+
+
 def round_blocks(
     weights: Floats,
     bits: int,

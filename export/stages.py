@@ -55,7 +55,7 @@ class Stage:
 
 def _calibration(job: Job) -> None:
     from proguard_edge.calibration.sets import draw
-    from proguard_edge.train.rows import read_folder, write_jsonl
+    from proguard_edge.train.rows import write_jsonl
     from proguard_edge.train.sources import read_rows
 
     data = job.source.data
@@ -63,8 +63,7 @@ def _calibration(job: Job) -> None:
         raise ArtifactError(
             "this recipe calibrates on labelled rows: give --calibration a file or folder of them"
         )
-    rows = read_folder(data) if data.is_dir() else list(read_rows(data))
-    readable = [r for r in rows if r.modality in job.source.contents.modalities]
+    readable = [r for r in read_rows(data) if r.modality in job.source.contents.modalities]
     chosen = draw(readable, int(job.options.get("size", 128)), job.source.seed)
     job.report(f"calibration set: {len(chosen.rows)} of {len(readable)} rows")
     write_jsonl(job.out / "rows.jsonl", chosen.rows)

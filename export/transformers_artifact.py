@@ -7,7 +7,6 @@ transformers reads a GPTQ folder with optimum and gptqmodel, which live in the e
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from proguard_edge.artifact import Artifact
 from proguard_edge.export.checkpoint import Checkpoint, read_json
 from proguard_edge.export.extras import need
-from proguard_edge.export.folder import Contents, finish, staged, write_common
+from proguard_edge.export.folder import Contents, finish, link_or_copy, staged, write_common
 from proguard_edge.export.gptq import verify
 from proguard_edge.export.gptq_layout import GptqCheckpoint
 
@@ -56,6 +55,7 @@ def export_transformers(
         report("tokenizer, policy, template")
         write_common(folder, source, contents)
         report("weights")
+        place = link_or_copy if link else shutil.copyfile
         (folder / FOLDER).mkdir()
         for name in SETTINGS:
             if (weights / name).is_file():
@@ -63,7 +63,7 @@ def export_transformers(
         if gptq is not None:
             _choose_kernel(folder / FOLDER / "config.json")
         for file in files:
-            _place(file, folder / FOLDER / file.name, link)
+            place(file, folder / FOLDER / file.name)
         report("digests")
         finish(folder, source, contents, engine="transformers", **engine)
     return Artifact.open(out)
@@ -75,15 +75,3 @@ def _choose_kernel(path: Path) -> None:
     config = read_json(path)
     config.setdefault("quantization_config", {})["backend"] = "torch"
     path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-def _place(source: Path, target: Path, link: bool) -> None:
-    if link:
-        try:
-            # The resolved file: a checkpoint in a hub's cache is made of symbolic links.
-            os.link(source.resolve(), target)
-        except OSError:
-            pass
-        else:
-            return
-    shutil.copyfile(source, target)

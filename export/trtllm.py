@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proguard_edge.errors import ArtifactError
-from proguard_edge.export.checkpoint import copy_companions
+from proguard_edge.export.checkpoint import copy_companions, copy_generation
 from proguard_edge.export.extras import versions
 from proguard_edge.export.folder import staged
 from proguard_edge.export.gptq_layout import MIDDLE, PARTS, GptqCheckpoint, GptqLinear, specs
@@ -158,9 +158,9 @@ class _Shard:
         layer, part = self._made[name]
         if part == "pre_quant_scale":
             return np.full(self.specs[name].shape, self._ones)
-        linear = self._source.linear(layer)
         if part == "weight_scale":
-            return np.ascontiguousarray(linear.scales.T)
+            return np.ascontiguousarray(self._source.tensors.array(f"{layer}.scales").T)
+        linear = self._source.linear(layer)
         try:
             return pack(linear)
         except ArtifactError as error:
@@ -196,9 +196,7 @@ def _write_settings(source: GptqCheckpoint, folder: Path) -> None:
     for name, content in (("config.json", config), (QUANT_CONFIG, quant)):
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
-    generation = source.folder / "generation_config.json"
-    if generation.is_file():
-        (folder / generation.name).write_bytes(generation.read_bytes())
+    copy_generation(source.folder, folder)
     # Settings of GPTQ would make a reader that knows both layouts take this folder for the other.
     for name in ("quantize_config.json", "quant_log.csv"):
         (folder / name).unlink(missing_ok=True)

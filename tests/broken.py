@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proguard_edge.artifact import write_artifact
+from proguard_edge.artifact import Artifact, write_artifact
 
 
 def zeroed_layer(artifact: Path, out: Path, layer: int) -> Path:
@@ -65,8 +64,5 @@ def _edited(artifact: Path, out: Path, name: str, edit: Callable[[Any], None]) -
     model = ir.load(artifact / name)
     edit(model)
     save(model, out / name)
-    manifest = json.loads((artifact / "artifact.json").read_text(encoding="utf-8"))
-    for derived in ("format", "files"):
-        del manifest[derived]
-    write_artifact(out, manifest)
+    write_artifact(out, Artifact.open(artifact).description())
     return out

@@ -108,7 +108,7 @@ def fine_tune(
         "settings": asdict(settings),
         "policy": builder.encoder.policy.digest(),
         "augmented": builder.hiding is not None,
-        "rows": count_rows(data.rows),
+        "rows": rows_by_source(data.rows),
     }
     return write_checkpoint(model, checkpoint, out / "checkpoint", about)
 
@@ -260,7 +260,7 @@ def _progress(
     return Progress()
 
 
-def count_rows(rows: Iterable[Row]) -> dict[str, int]:
+def rows_by_source(rows: Iterable[Row]) -> dict[str, int]:
     """How many rows of each source and licence."""
     return dict(sorted(Counter(f"{r.source} ({r.licence})" for r in rows).items()))
 

@@ -24,6 +24,8 @@ MODES = ("verdict", "reason")
 PARTS = ("request", "response")
 # Nearer to 0 or 1 a threshold says "all" or "none", and has no logit.
 SMALLEST = 1e-9
+# A score can round to exactly 0 or 1, which no logit has.
+ROUNDED = 1e-12
 
 _CATEGORY = re.compile(r"C\d+(S\d+)?")
 
@@ -58,6 +60,10 @@ class Calibration:
     def difference(self, score: float) -> float:
         """The logit difference of a score, 0 to 1, both exclusive: the inverse of `score`."""
         return self.bias + self.temperature * math.log(score / (1 - score))
+
+    def logit(self, score: float) -> float:
+        """`difference` of any score: one that was rounded to 0 or 1 counts as just beside it."""
+        return self.difference(min(max(score, ROUNDED), 1 - ROUNDED))
 
     def stricter(self, threshold: float) -> Calibration:
         """The one whose 0.5 lies at `threshold` (0 to 1, exclusive) of this one, never above."""
@@ -219,6 +225,10 @@ class Artifact:
             category_thresholds=thresholds,
             max_miss_rate=max_miss_rate,
         )
+
+    def description(self) -> dict[str, Any]:
+        """The manifest's fields as `write_artifact` takes them, in a new dictionary."""
+        return {k: v for k, v in self.manifest.items() if k not in ("format", "files")}
 
     def path(self, name: str) -> Path:
         """Where a listed file lies. Raises ArtifactError for one that the manifest lacks."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from proguard_edge.cli.exit import ERROR, SAFE, UNSAFE, handle_errors
 from proguard_edge.cli.options import FILE, guard_options, load_guard, server_options
-
-if TYPE_CHECKING:
-    from proguard_edge.engine import Server
 
 
 @click.command()
@@ -25,17 +22,9 @@ if TYPE_CHECKING:
 def moderate_batch(
     source: Path,
     output: Path,
-    artifact: Path | None,
-    policy_file: Path | None,
     mode: Literal["verdict", "reason"],
-    engine: str,
-    threads: int,
-    verify: bool,
-    ocr: bool | None,
-    image_text_only: bool,
-    max_miss_rate: float | None,
-    server: Server | None,
     as_json: bool,
+    **loading: Any,
 ) -> None:
     """Judge each row of SOURCE (.jsonl or .jsonl.gz with user, response, image).
 
@@ -54,17 +43,7 @@ def moderate_batch(
     from proguard_edge.batch import Summary, read_rows, run_batch
 
     total = sum(1 for _ in read_rows(source))
-    guard, policy = load_guard(
-        artifact,
-        policy_file,
-        engine,
-        threads,
-        verify,
-        ocr,
-        image_text_only,
-        max_miss_rate,
-        server,
-    )
+    guard, policy = load_guard(**loading)
     summary = Summary()
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with guard, Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:

@@ -243,12 +243,11 @@ def _gate(recipe: Recipe, data: Path, given: dict[str, Any]) -> Gate:
 
     from proguard_edge.errors import InputError
     from proguard_edge.export.gate import Gate
-    from proguard_edge.train.rows import read_folder
     from proguard_edge.train.sources import read_rows
 
     most, reference, threads = (given.pop(name) for name in ("rows", "reference", "threads"))
     limits = replace(recipe.limits, **{k: v for k, v in given.items() if v is not None})
-    rows = read_folder(data) if data.is_dir() else list(read_rows(data))
+    rows = list(read_rows(data))
     if not rows:
         raise InputError(f"{data}: no rows")
     return Gate(rows[:most], limits, reference, threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,7 +18,6 @@ from proguard_edge.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from proguard_edge.engine import Server
     from proguard_edge.verdict import Judgement, Verdict
 
 BAR = 20
@@ -40,17 +39,9 @@ def moderate(
     text_file: Path | None,
     images: tuple[Path, ...],
     response: str | None,
-    artifact: Path | None,
-    policy_file: Path | None,
     mode: Literal["verdict", "reason"],
-    engine: str,
-    threads: int,
-    verify: bool,
-    ocr: bool | None,
-    image_text_only: bool,
-    max_miss_rate: float | None,
-    server: Server | None,
     as_json: bool,
+    **loading: Any,
 ) -> None:
     """Judge one text, image or conversation; `-` reads the text from stdin.
 
@@ -64,17 +55,7 @@ def moderate(
         )
     if source is not None or text_file is not None:
         text = read_text(text_file)
-    guard, policy = load_guard(
-        artifact,
-        policy_file,
-        engine,
-        threads,
-        verify,
-        ocr,
-        image_text_only,
-        max_miss_rate,
-        server,
-    )
+    guard, policy = load_guard(**loading)
     with guard:
         verdict = guard.moderate(text, images or None, response, policy=policy, mode=mode)
     if as_json:

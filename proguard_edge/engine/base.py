@@ -120,3 +120,8 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free sessions and buffers."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, on one line of at most 300 characters; its type if nothing."""
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from proguard_edge.artifact import Artifact
 from proguard_edge.cache import Cache
-from proguard_edge.engine.base import Closing, Ids, Logits, Timings
+from proguard_edge.engine.base import Closing, Ids, Logits, Timings, first_line
 from proguard_edge.engine.kv import KVBuffer, KVShape, PrefixStore
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.engine.table import TokenTable
@@ -64,7 +64,7 @@ class OnnxEngine:
         try:
             return ort.InferenceSession(str(path), options, providers=_providers())
         except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
-            raise EngineError(f"{path}: onnxruntime cannot load it: {_first_line(error)}") from None
+            raise EngineError(f"{path}: onnxruntime cannot load it: {first_line(error)}") from None
 
     @property
     def vision(self) -> VisionTower:
@@ -80,7 +80,7 @@ class OnnxEngine:
                 try:
                     return session.run(["features"], feeds)[0]  # type: ignore[no-any-return]
                 except Exception as error:  # noqa: BLE001
-                    raise EngineError(f"the vision tower failed: {_first_line(error)}") from None
+                    raise EngineError(f"the vision tower failed: {first_line(error)}") from None
 
             self._vision = VisionTower(run, settings)
         return self._vision
@@ -131,7 +131,7 @@ class OnnxEngine:
             return self._run(buffer, past, embeddings, positions)
         except Exception as error:  # noqa: BLE001 - onnxruntime has no common base class
             buffer.prefix = None
-            raise EngineError(f"the decoder failed: {_first_line(error)}") from None
+            raise EngineError(f"the decoder failed: {first_line(error)}") from None
 
     def _run(
         self, buffer: KVBuffer, past: int, embeddings: NDArray[np.float32], positions: Ids
@@ -241,7 +241,3 @@ def _rounded(tokens: int) -> int:
 
 def _providers() -> list[str]:
     return ["CPUExecutionProvider"]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

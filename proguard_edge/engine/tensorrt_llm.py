@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from proguard_edge.artifact import Artifact
-from proguard_edge.engine.base import Ids, Logits
+from proguard_edge.engine.base import Ids, Logits, first_line
 from proguard_edge.engine.stateless import StatelessSequence
 from proguard_edge.errors import ArtifactError, EngineError
 from proguard_edge.image import Patches
@@ -54,7 +54,7 @@ class TensorRTLLMEngine:
         except Exception as error:  # noqa: BLE001 - without a GPU its import fails in many ways
             raise EngineError(
                 "the tensorrt_llm engine needs a machine with an NVIDIA GPU and `pip install "
-                f"tensorrt-llm` there: {_first_line(error)}"
+                f"tensorrt-llm` there: {first_line(error)}"
             ) from None
         try:
             self._llm = LLM(model=str(artifact.folder / FOLDER), **settings)
@@ -68,7 +68,7 @@ class TensorRTLLMEngine:
                 add_special_tokens=False,
             )
         except Exception as error:  # noqa: BLE001
-            what = _first_line(error)
+            what = first_line(error)
             raise EngineError(f"{artifact.folder / FOLDER}: cannot be loaded: {what}") from None
         self._lock = threading.Lock()
 
@@ -95,7 +95,7 @@ class TensorRTLLMEngine:
             except EngineError:
                 raise
             except Exception as error:  # noqa: BLE001 - TensorRT-LLM has no common base class
-                raise EngineError(f"TensorRT-LLM failed: {_first_line(error)}") from None
+                raise EngineError(f"TensorRT-LLM failed: {first_line(error)}") from None
         return logits if candidates is None else logits[candidates]
 
     def _text(self, ids: Ids) -> str:
@@ -139,7 +139,7 @@ def _settings(artifact: Artifact) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise ArtifactError(f"{path}: cannot be read: {_first_line(error)}") from None
+        raise ArtifactError(f"{path}: cannot be read: {first_line(error)}") from None
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ArtifactError(f"{path}: not settings of TensorRT-LLM")
     if taken := {"model", "tokenizer", "trust_remote_code"} & set(settings):
@@ -149,7 +149,3 @@ def _settings(artifact: Artifact) -> dict[str, Any]:
 
 def _digest(images: Sequence[Patches]) -> str:
     return hashlib.sha256("".join(image.digest() for image in images).encode()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

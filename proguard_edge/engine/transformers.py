@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from proguard_edge.artifact import Artifact
-from proguard_edge.engine.base import Closing, Ids, Logits, Timings
+from proguard_edge.engine.base import Closing, Ids, Logits, Timings, first_line
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.errors import EngineError, LimitError
 from proguard_edge.image import Patches
@@ -52,7 +52,7 @@ class TransformersEngine:
                 output_loading_info=True,
             )
         except Exception as error:  # noqa: BLE001 - safetensors' errors have no base of their own
-            what = _first_line(error)
+            what = first_line(error)
             raise EngineError(f"{artifact.folder / 'hf'}: cannot be loaded: {what}") from None
         # transformers fills what a checkpoint lacks with random numbers.
         if lost := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
@@ -88,7 +88,7 @@ class TransformersEngine:
         try:
             return self.model(**feeds)
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
-            raise EngineError(f"the model failed: {_first_line(error)}") from None
+            raise EngineError(f"the model failed: {first_line(error)}") from None
 
     def close(self) -> None:
         """Drop the model."""
@@ -170,7 +170,3 @@ def _check_gptq(config: Path) -> None:
 def _says_more_than_casts(record: logging.LogRecord) -> bool:
     """bitsandbytes has a line for every matrix of every pass, that it casts to float16."""
     return "inputs will be cast" not in str(record.msg)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

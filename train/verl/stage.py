@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from proguard_edge.errors import TrainingError
+from proguard_edge.export.extras import has_module, own_requirement, version_in
 
 VERL = "0.9.1"
 PLUGIN = "proguard_edge.train.verl.plugin"
@@ -19,31 +19,23 @@ def check_python(python: str, device: str) -> None:
 
     device: "cpu" or "cuda", which decides the requirements file that is named.
     """
-    probe = (
-        "from importlib.metadata import version; from importlib.util import find_spec; "
-        f"find_spec('{PLUGIN}') or exit('proguard_edge'); print(version('verl'))"
-    )
     try:
-        found = subprocess.run(
-            [python, "-c", probe], capture_output=True, text=True, check=False, timeout=120
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        version = version_in(python, "verl", has_module(PLUGIN))
+    except OSError as error:
         raise TrainingError(f"{python} cannot be run: {error}") from None
-    if found.returncode or not found.stdout.strip():
+    if not version:
         raise TrainingError(f"verl is not installed in {python}: {install_command(device)}")
-    if found.stdout.strip() != VERL:
+    if version != VERL:
         raise TrainingError(
-            f"verl {found.stdout.strip()} is installed, {VERL} is needed: {install_command(device)}"
+            f"verl {version} is installed, {VERL} is needed: {install_command(device)}"
         )
 
 
 def install_command(device: str) -> str:
     """The one command that makes the environment, and how to use it."""
     file = Path(__file__).parent / f"requirements-{'cpu' if device == 'cpu' else 'gpu'}.txt"
-    here = Path(__file__).parents[2]
-    package = f"-e {here}" if (here / "pyproject.toml").is_file() else "proguard-edge"
     return (
-        f"python -m venv .venv-verl && .venv-verl/bin/pip install -r {file} {package}, "
+        f"python -m venv .venv-verl && .venv-verl/bin/pip install -r {file} {own_requirement()}, "
         "then --python .venv-verl/bin/python"
     )
 
