@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proguard_edge.artifact import Artifact, Calibration
-from proguard_edge.artifact.format import SMALLEST, file_digest
+from proguard_edge.artifact.format import file_digest
 from proguard_edge.errors import InputError, PolicyError
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import PromptEncoder
@@ -128,10 +128,7 @@ def _sound(part: Judgement) -> bool:
 def _said(verdict: Verdict, calibration: Mapping[str, Calibration]) -> Said:
     parts = {"request": verdict.request, "response": verdict.response}
     differences = tuple(
-        # A score that was rounded to 0 or 1 has no logit.
-        calibration.get(name, Calibration()).difference(
-            min(max(part.score, SMALLEST), 1 - SMALLEST)
-        )
+        calibration.get(name, Calibration()).logit(part.score)
         for name, part in parts.items()
         if part is not None
     )

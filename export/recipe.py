@@ -53,9 +53,10 @@ class Recipe:
     def __post_init__(self) -> None:
         known: set[str] = set()
         for step in self.steps:
-            for wanted in STAGES[step.stage].inputs:
-                source = step.inputs.get(wanted)
-                if source is not None and source not in known:
+            if lacking := set(STAGES[step.stage].inputs) - set(step.inputs):
+                raise ArtifactError(f"{self.name}: {step.name} needs {', '.join(sorted(lacking))}")
+            for source in step.inputs.values():
+                if source not in known:
                     raise ArtifactError(f"{self.name}: {step.name} uses {source!r}, no step before")
             known.add(step.name)
         for name in (self.artifact, self.judged):
@@ -127,7 +128,8 @@ def _step(name: str, given: dict[str, Any]) -> Step:
     if stage not in STAGES:
         raise ArtifactError(f"step {name}: no stage {stage!r}; known are {', '.join(STAGES)}")
     kind = STAGES[stage]
-    inputs = {key: str(given.pop(key)) for key in kind.inputs if key in given}
+    names = (*kind.inputs, *kind.may_use)
+    inputs = {key: str(given.pop(key)) for key in names if key in given}
     if unknown := set(given) - set(kind.options):
         named, known = ", ".join(sorted(unknown)), ", ".join(kind.options) or "none"
         raise ArtifactError(f"step {name}: {stage} has no option {named}; known are {known}")

@@ -45,11 +45,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """options: names that a recipe may set. uses_data: whether the rows are part of its inputs."""
+    """options: names that a recipe may set. inputs: earlier steps that it needs; may_use: that it
+    can do without. uses_data: whether the rows are part of what it depends on."""
 
     run: Callable[[Job], None]
     options: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    may_use: tuple[str, ...] = ()
     uses_data: bool = False
 
 
@@ -186,9 +188,9 @@ STAGES: dict[str, Stage] = {
             "compact_scales",
             "search",
         ),
-        ("gptq",),
+        may_use=("gptq",),
     ),
-    "transformers": Stage(_transformers, (), ("gptq",)),
+    "transformers": Stage(_transformers, may_use=("gptq",)),
     "bnb": Stage(_bnb, ("kind",)),
     "trtllm": Stage(_trtllm, (), ("gptq",)),
     "edgellm": Stage(_edgellm, (), ("gptq",)),

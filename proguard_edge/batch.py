@@ -2,9 +2,9 @@
 
 Each output line is `{"id": …, "key": …, "verdict": {…}}`, or with `"error": {"type", "message"}` in
 place of the verdict. The key is a digest of the row, its images' sizes and times, the way in which
-text in them is read, the artifact, the bound on missed rows, the policy and the mode. A line is
-written whole and flushed; a run that was stopped goes on behind the last whole line, and never
-takes an old verdict for a row that has changed.
+text in them is read, the artifact, the engine where it is not the artifact's own, the bound on
+missed rows, the policy and the mode. A line is written whole and flushed; a run that was stopped
+goes on behind the last whole line, and never takes an old verdict for a row that has changed.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ def run_batch(
     done = _resume(output, summary)
     used = (policy or guard.policy).digest()
     identity = f"{guard.artifact.digest} {used} {mode}"
+    if guard.engine.kind != guard.artifact.engine:
+        identity += f" {guard.engine.kind}"
     if guard.artifact.max_miss_rate is not None:
         identity += f" {guard.artifact.max_miss_rate}"
     try:
@@ -150,7 +152,8 @@ def run_batch(
                     if key not in keys:
                         raise InputError(
                             f"{output}: answers another row {row.id!r}, or was made with another "
-                            "artifact, policy, mode or reading, or bound; choose another name"
+                            "artifact, engine, policy, mode or reading, or bound; "
+                            "choose another name"
                         )
                     keys.remove(key)
                     summary.skipped += 1

@@ -256,7 +256,7 @@ def test_a_row_that_changed_is_an_error_and_never_gets_an_old_verdict(
     assert output.read_bytes() == written
 
 
-def test_another_artifact_policy_or_mode_does_not_go_on_from_the_answers_of_the_first(
+def test_another_artifact_engine_policy_or_mode_does_not_go_on_from_the_answers_of_the_first(
     guard, tmp_path, monkeypatch
 ):
     source, rows = with_images(tmp_path)
@@ -265,9 +265,15 @@ def test_another_artifact_policy_or_mode_does_not_go_on_from_the_answers_of_the_
     written = output.read_bytes()
     monkeypatch.setattr(Guard, "judge", lambda *_, **__: pytest.fail("judged"))
     other = Guard(replace(guard.artifact, digest="0" * 64), guard.engine)
+    served = Guard(replace(guard.artifact, engine="transformers"), guard.engine)
     policy = Policy.default().subset(["C8"])
-    for judge, options in ((other, {}), (guard, {"policy": policy}), (guard, {"mode": "reason"})):
-        with pytest.raises(InputError, match="another artifact, policy, mode or reading"):
+    for judge, options in (
+        (other, {}),
+        (served, {}),
+        (guard, {"policy": policy}),
+        (guard, {"mode": "reason"}),
+    ):
+        with pytest.raises(InputError, match="another artifact, engine, policy, mode or reading"):
             run(judge, source, output, **options)
         assert output.read_bytes() == written
     # The artifact's own policy is the same one, whether it is named or not.

@@ -93,8 +93,8 @@ def test_the_artifacts_calibration_is_taken_out_of_the_scores(file: Path, tiny_h
 
 def test_a_score_without_a_logit_is_drawn_in(file: Path) -> None:
     found = read_verdicts(written(file, said("a", 1.0), said("b", 0.0)))
-    assert 20 < found.said["a"].differences[0] < 21
-    assert -21 < found.said["b"].differences[0] < -20
+    assert 27 < found.said["a"].differences[0] < 28
+    assert -28 < found.said["b"].differences[0] < -27
 
 
 @pytest.mark.parametrize(

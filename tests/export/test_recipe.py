@@ -51,6 +51,7 @@ def test_a_file_is_a_recipe(tmp_path):
         ({"artifact": "c"}, "no step 'c'"),
         ({"judged": "c"}, "no step 'c'"),
         ({"steps": {"b": {"stage": "onnx", "gptq": "a"}}}, "no step before"),
+        ({"steps": {"b": {"stage": "trtllm"}}}, "b needs gptq"),
         ({"steps": {"b": {"stage": "bake"}}}, "no stage 'bake'"),
         ({"steps": {"b": {"stage": "onnx", "colour": 1}}}, "no option colour"),
         ({"gate": {"min_agreemnt": 0.9}}, "a gate has no min_agreemnt"),
