@@ -13,7 +13,7 @@ class Metrics:
     """All between 0 and 1; None where a class is missing.
 
     f1: of the unsafe class. weighted_f1: mean of both classes' F1 weighted by their rows, which is
-    what published guard tables most likely print.
+    what published guard tables most likely print. auprc: average precision.
     """
 
     safe: int
@@ -23,6 +23,7 @@ class Metrics:
     recall: float | None
     fpr: float | None
     auroc: float | None
+    auprc: float | None = None
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Plain data, rounded to four places."""
@@ -43,7 +44,53 @@ def measure(scores: Sequence[float], unsafe: Sequence[bool], threshold: float = 
         recall=float(said[truth].mean()) if positive else None,
         fpr=float(said[~truth].mean()) if positive < n else None,
         auroc=auroc(score, truth) if 0 < positive < n else None,
+        auprc=auprc(score, truth) if positive else None,
     )
+
+
+def intervals(
+    scores: Sequence[float],
+    unsafe: Sequence[bool],
+    threshold: float = 0.5,
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+) -> dict[str, tuple[float, float] | None]:
+    """95 % bootstrap intervals of every figure of `measure`, over rows.
+
+    None where a resample may lack a class.
+    """
+    score, truth = np.asarray(scores, np.float64), np.asarray(unsafe, bool)
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[float | None]] = {}
+    for _ in range(resamples):
+        picked = rng.integers(0, len(truth), len(truth))
+        for name, value in asdict(measure(score[picked], truth[picked], threshold)).items():
+            drawn.setdefault(name, []).append(value)
+    found: dict[str, tuple[float, float] | None] = {}
+    for name, values in drawn.items():
+        there = [value for value in values if value is not None]
+        low, high = np.quantile(there, (0.025, 0.975)) if len(there) == resamples else (None, None)
+        found[name] = None if low is None else (float(low), float(high))
+    return found
+
+
+def sweep(
+    scores: Sequence[float], unsafe: Sequence[bool], points: int = 99
+) -> list[dict[str, float | None]]:
+    """F1, recall and false-positive rate at evenly spread thresholds between 0 and 1."""
+    found: list[dict[str, float | None]] = []
+    for threshold in np.linspace(0, 1, points + 2)[1:-1]:
+        at = measure(scores, unsafe, float(threshold))
+        found.append(
+            {
+                "threshold": round(float(threshold), 4),
+                "f1": at.f1,
+                "recall": at.recall,
+                "fpr": at.fpr,
+            }
+        )
+    return found
 
 
 def auroc(score: np.ndarray, truth: np.ndarray) -> float:
@@ -53,6 +100,17 @@ def auroc(score: np.ndarray, truth: np.ndarray) -> float:
     positive = int(truth.sum())
     above = ranks[truth].sum() - positive * (positive + 1) / 2
     return float(above / (positive * (len(truth) - positive)))
+
+
+def auprc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Average precision: the mean over unsafe rows of the precision at their score, ties as one."""
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(truth[order])
+    # Only the last of equal scores is a threshold.
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    recall = hits[last] / hits[-1]
+    precision = hits[last] / (last + 1)
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
 def _f1(said: np.ndarray, truth: np.ndarray) -> float:

@@ -4,7 +4,7 @@
     python -m proguard_edge.bench.probe --data ../shared/data --out R.json
 
 Trains on the requests (and on "user, newline, response" for responses) of the rows that the starter
-is trained on, and prints the same figures for the same eval files as `bench.eval`.
+is trained on, and prints the same figures for the same eval files as `proguard-edge eval`.
 """
 
 from __future__ import annotations

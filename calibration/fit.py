@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from proguard_edge.artifact import Artifact, Calibration, MissBound, write_artifact
 from proguard_edge.artifact.format import PARTS
-from proguard_edge.bench.eval import Judged, judge_rows, labelled
 from proguard_edge.calibration.conformal import miss_bound
+from proguard_edge.calibration.judged import Judged, judge_rows, labelled
 from proguard_edge.calibration.reliability import Reliability, reliability
 from proguard_edge.calibration.scores import fit_calibration
 from proguard_edge.errors import ArtifactError, InputError

@@ -10,8 +10,8 @@ from typing import Any
 
 from proguard_edge.artifact import Artifact
 from proguard_edge.artifact.format import PARTS
-from proguard_edge.bench.eval import Judged, judge_rows, labelled
 from proguard_edge.calibration import fit, reliability, thresholds
+from proguard_edge.calibration.judged import Judged, judge_rows, labelled
 from proguard_edge.errors import InputError, ProGuardEdgeError
 from proguard_edge.guard import Guard
 from proguard_edge.train.rows import Row

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from proguard_edge.artifact import Calibration
 from proguard_edge.artifact.format import PARTS, SMALLEST
-from proguard_edge.bench.eval import Judged, judge_rows
 from proguard_edge.calibration.conformal import miss_bound
+from proguard_edge.calibration.judged import Judged, judge_rows
 from proguard_edge.errors import ProGuardEdgeError
 from proguard_edge.guard import Guard
 from proguard_edge.thresholds import COMMON

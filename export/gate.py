@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from proguard_edge.artifact import Artifact
 from proguard_edge.artifact.format import PARTS
-from proguard_edge.batch import run_batch
+from proguard_edge.bench.verdicts import kept_verdicts
 from proguard_edge.errors import QualityError
 from proguard_edge.export.extras import need
 from proguard_edge.export.quality import Change, Limits, Side, compare, failures, moves
@@ -94,16 +93,15 @@ def verdicts(
     folder: Path, rows: Sequence[Row], work: Path, report: Report, threads: int = 0
 ) -> dict[str, dict[str, Any] | None]:
     """Verdicts by row id, None for an error; kept in `work`, where a stopped run goes on."""
-    artifact = Artifact.open(folder)
-    source = _rows_file(rows, work)
-    output = work / f"verdicts-{artifact.digest[:16]}-{source.stem}.jsonl"
     every = max(1, len(rows) // 10)
     with Guard.load(folder, threads=threads, ocr=False) as guard:
-        for number, _ in enumerate(run_batch(guard, source, output), 1):
+
+        def tell(number: int) -> None:
             if number % every == 0 or number == len(rows):
-                report(f"judged {number} of {len(rows)} rows, {artifact.engine}")
-    lines = map(json.loads, output.read_text(encoding="utf-8").splitlines())
-    return {line["id"]: line.get("verdict") for line in lines}
+                report(f"judged {number} of {len(rows)} rows, {guard.artifact.engine}")
+
+        lines = kept_verdicts(guard, rows, work, tell)
+    return {name: line.get("verdict") for name, line in lines.items()}
 
 
 def _reference(source: Source, work: Path) -> Path:
@@ -116,26 +114,3 @@ def _reference(source: Source, work: Path) -> Path:
     if not (folder / "artifact.json").is_file():
         export_transformers(source.checkpoint, folder, source.contents)
     return folder
-
-
-def _rows_file(rows: Sequence[Row], work: Path) -> Path:
-    """The rows as `moderate-batch` reads them, images by absolute path."""
-    if len({row.id for row in rows}) != len(rows):
-        raise QualityError("the gate's rows share ids: every row needs one of its own")
-    lines = [
-        json.dumps(
-            {
-                "id": row.id,
-                "user": row.user,
-                "response": row.response,
-                "image": None if row.image is None else str(row.image.absolute()),
-            },
-            ensure_ascii=False,
-        )
-        for row in rows
-    ]
-    text = "\n".join(lines) + "\n"
-    path = work / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
-    work.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    return path

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,11 @@ from numpy.typing import NDArray
 from proguard_edge.artifact import Artifact
 from proguard_edge.engine.table import TokenTable
 from proguard_edge.errors import ArtifactError
+from proguard_edge.export.decoder_weights import DecoderWeights
 from proguard_edge.export.nbits import unpack
 from proguard_edge.train.smollm2 import build_base
 
 Floats = NDArray[np.float32]
-
-MATRIX = re.compile(r"model\.(layers\.\d+)\.(attn|mlp)\.(\w+_proj)\.MatMul\.weight\.Q")
-BIAS = re.compile(r"model\.(layers\.\d+)\.attn\.(\w+_proj)\.Add\.bias")
-NORM = re.compile(r"model\.(layers\.\d+)\.(input|post_attention)_layernorm\.weight")
-FINAL_NORM = re.compile(r"model\.layers\.\d+\.final_norm_layernorm\.weight")
-BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
 
 
 def decoder_weights(graph: Path) -> dict[str, Floats]:
@@ -38,42 +32,12 @@ def decoder_weights(graph: Path) -> dict[str, Floats]:
 
     Raises ArtifactError where a matrix is not of 4 bits.
     """
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(graph)
-    bits = {
-        node.input[1]: attribute.i
-        for node in model.graph.node
-        if node.op_type == "MatMulNBits"
-        for attribute in node.attribute
-        if attribute.name == "bits"
+    decoder = DecoderWeights(graph)
+    found = {
+        name: np.ascontiguousarray(unpack(parts, parts["Q"][0].size * 2, 4).T)
+        for name, parts in decoder.matrices()
     }
-    arrays = {i.name: i for i in model.graph.initializer}
-    found: dict[str, Floats] = {}
-    for name, initializer in arrays.items():
-        if match := MATRIX.fullmatch(name):
-            if bits.get(name) != 4:
-                raise ArtifactError(f"{graph}: {name} has {bits.get(name)} bits; 4 can be unpacked")
-            stem = name.removesuffix("Q")
-            parts = {
-                part: numpy_helper.to_array(arrays[stem + part])
-                for part in ("Q", "scales", "zeros")
-            }
-            layer, block, projection = match.groups()
-            rows = parts["Q"].shape[1] * parts["Q"].shape[2] * 2
-            found[f"{layer}.{BLOCKS[block]}.{projection}.weight"] = unpack(parts, rows, 4).T
-        elif match := BIAS.fullmatch(name):
-            found["{}.self_attn.{}.bias".format(*match.groups())] = numpy_helper.to_array(
-                initializer
-            )
-        elif match := NORM.fullmatch(name):
-            found["{}.{}_layernorm.weight".format(*match.groups())] = numpy_helper.to_array(
-                initializer
-            )
-        elif FINAL_NORM.fullmatch(name):
-            found["norm.weight"] = numpy_helper.to_array(initializer)
-    return found
+    return {**found, **dict(decoder.vectors())}
 
 
 def unpack_starter(artifact: Artifact, out: Path) -> None:

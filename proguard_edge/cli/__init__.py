@@ -23,6 +23,8 @@ COMMANDS = {
         "proguard_edge.cli.calibrate:calibrate",
         "Fit an artifact's scores and bounds to labelled rows.",
     ),
+    "bench": ("proguard_edge.cli.bench:bench", "Time verdicts on this machine."),
+    "eval": ("proguard_edge.cli.evaluate:evaluate", "Accuracy on labelled rows."),
     "train": ("proguard_edge.cli.train:train", "Make or improve a checkpoint."),
 }
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proguard_edge.artifact import Calibration
-from proguard_edge.bench.eval import judge_rows
 from proguard_edge.calibration.conformal import miss_bound
+from proguard_edge.calibration.judged import judge_rows
 from proguard_edge.calibration.thresholds import (
     MIN_ROWS,
     PRIOR,

@@ -13,7 +13,7 @@ from tiny import tiny_checkpoint
 from variants import variant
 
 from proguard_edge.artifact import Artifact
-from proguard_edge.errors import QualityError
+from proguard_edge.errors import InputError, QualityError
 from proguard_edge.export.gate import Gate, judge, verdicts
 from proguard_edge.export.onnx_artifact import export_onnx
 from proguard_edge.export.quality import Limits, Side
@@ -146,7 +146,7 @@ def test_swapped_image_tokens_fail(sides, pictures, work, tmp_path):
 
 
 def test_rows_that_share_an_id_and_rows_it_cannot_read_are_errors(seeing, pictures, texts, work):
-    with pytest.raises(QualityError, match="share ids"):
+    with pytest.raises(InputError, match="share ids"):
         verdicts(STARTER, [texts[0], texts[0]], work, quiet)
     text_only = Source(seeing, contents_of(modalities=("text",)))
     with pytest.raises(QualityError, match="no row"):

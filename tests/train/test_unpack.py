@@ -58,5 +58,5 @@ def test_what_is_not_the_starter_is_refused(
 
 def test_matrices_of_8_bits_are_refused(tiny: Path, tmp_path: Path) -> None:
     artifact = export(tiny, tmp_path / "artifact", "int8")
-    with pytest.raises(ArtifactError, match="8 bits"):
+    with pytest.raises(ArtifactError, match="not of 4 bits"):
         decoder_weights(artifact.folder / "decoder.onnx")

@@ -1,0 +1,94 @@
+"""Whether one report is slower than another, for a pipeline that should stop then.
+
+Medians are compared scenario by scenario, each divided by the reference work that was timed beside
+it, so that a machine that is slower today is not taken for a slower program. A scenario counts as
+slower when the lower end of its ratio's interval lies above the threshold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proguard_edge.bench.intervals import Estimate
+from proguard_edge.errors import InputError
+
+FORMAT = "proguard-edge-bench/1"
+DRAWS = 4000
+# Of the machine block, what must be equal for two reports to be comparable.
+SAME = ("cpu", "cores", "flags", "gpus")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One scenario of one contender, new over old; slower: beyond the threshold, surely."""
+
+    scenario: str
+    contender: str
+    ratio: Estimate
+    slower: bool
+    faster: bool
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Raises InputError: unreadable, or no report of `bench latency`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"{path}: not a report of `proguard-edge bench`")
+    if found.get("kind") != "latency":
+        raise InputError(f"{path}: a report of {found.get('kind')}; compare those of latency")
+    return found
+
+
+def other_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between the machines of two reports, and makes their times incomparable."""
+    a, b = old["machine"], new["machine"]
+    found = [
+        f"{name}: {a.get(name)} and {b.get(name)}" for name in SAME if a.get(name) != b.get(name)
+    ]
+    threads = [r["settings"].get("threads") for r in (old, new)]
+    return (
+        found if threads[0] == threads[1] else [*found, f"threads: {threads[0]} and {threads[1]}"]
+    )
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], threshold: float = 0.1) -> list[Change]:
+    """Changes of every scenario that both reports timed, of the contender of the same name.
+
+    threshold: a share, 0.1 = 10 % slower. Raises InputError when they have none in common.
+    """
+    before = {(r["contender"], r["scenario"]): r for r in old["results"] if "ms" in r}
+    found = []
+    for one in new["results"]:
+        first = before.get((one["contender"], one["scenario"]))
+        if first is None or "ms" not in one:
+            continue
+        ratio = _ratio(_relative(first, old), _relative(one, new))
+        low = ratio.value if ratio.low is None else ratio.low
+        high = ratio.value if ratio.high is None else ratio.high
+        slower, faster = low > 1 + threshold, high < 1 / (1 + threshold)
+        found.append(Change(one["scenario"], one["contender"], ratio, slower, faster))
+    if not found:
+        raise InputError("the reports have no scenario in common")
+    return found
+
+
+def _relative(result: Mapping[str, Any], report: Mapping[str, Any]) -> Sequence[float]:
+    unit = report["reference_ms"]["value"]
+    return [ms / unit for ms in result["samples_ms"]]
+
+
+def _ratio(old: Sequence[float], new: Sequence[float]) -> Estimate:
+    """Ratio of the medians, with a bootstrap interval of 99 %."""
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.choice(np.asarray(of), (DRAWS, len(of))), axis=1) for of in (old, new)]
+    low, high = np.quantile(medians[1] / medians[0], (0.005, 0.995))
+    return Estimate(float(np.median(new) / np.median(old)), float(low), float(high))

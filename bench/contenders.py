@@ -1,0 +1,119 @@
+"""Whoever is timed: an artifact under one of our engines, or a peer on the same weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from proguard_edge.bench.scenarios import Scenario
+from proguard_edge.errors import ArtifactError, ProGuardEdgeError
+from proguard_edge.guard import Guard
+from proguard_edge.prompt import PromptEncoder
+from proguard_edge.request import Request
+from proguard_edge.template import Mode
+
+# Name → (module, class). Imported when asked for: none of them is a dependency.
+PEERS = {
+    "transformers": ("proguard_edge.bench.peers.transformers", "Transformers"),
+    "genai": ("proguard_edge.bench.peers.genai", "GenAI"),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """label: of the request. phases: milliseconds by phase, where the contender tells them."""
+
+    label: str
+    phases: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+class Contender(Protocol):
+    """One side of a comparison."""
+
+    name: str
+
+    def refuses(self, scenario: Scenario) -> str | None:
+        """Why it cannot take part in a scenario, or None."""
+
+    def judge(self, request: Request, mode: Mode) -> Answer:
+        """What is timed. Raises ProGuardEdgeError."""
+
+    def about(self) -> dict[str, Any]:
+        """What stands in the report: digests, precision, settings."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Ours:
+    """The runtime, as users call it: whole verdicts."""
+
+    def __init__(self, name: str, guard: Guard, threads: int) -> None:
+        self.name, self.guard, self._threads = name, guard, threads
+
+    def refuses(self, scenario: Scenario) -> str | None:
+        artifact = self.guard.artifact
+        if scenario.modality not in artifact.modalities:
+            return f"{artifact.name} reads {', '.join(artifact.modalities)} only"
+        if scenario.mode not in artifact.modes:
+            return f"{artifact.name} has no mode {scenario.mode}"
+        return None
+
+    def judge(self, request: Request, mode: Mode) -> Answer:
+        verdict = self.guard.judge(request, mode=mode)
+        phases = {k: v for k, v in verdict.timings_ms.items() if k != "total"}
+        return Answer(verdict.request.label, phases, verdict.tokens)
+
+    def about(self) -> dict[str, Any]:
+        artifact = self.guard.artifact
+        return {
+            "artifact": artifact.digest,
+            "artifact_name": artifact.name,
+            "engine": self.guard.engine.kind,
+            "precision": artifact.precision,
+            "megabytes": round(sum(f.size for f in artifact.files.values()) / 1e6, 1),
+            "threads": self._threads,
+        }
+
+    def close(self) -> None:
+        self.guard.close()
+
+
+class Peer(Protocol):
+    """How a peer is made; see `PEERS`."""
+
+    def __call__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> Contender: ...
+
+
+def load(spec: str, encoder: PromptEncoder | None, threads: int) -> Contender:
+    """A contender from what a user wrote: `ARTIFACT`, `ARTIFACT@ENGINE` or `PEER=CHECKPOINT`.
+
+    encoder: of the first contender; peers are given its prompts. Raises ArtifactError: no such
+    folder or peer, or a peer that is not installed, with the command that installs it.
+    """
+    peer, equals, folder = spec.partition("=")
+    if equals:
+        if peer not in PEERS:
+            raise ArtifactError(f"no peer {peer!r}; known are {', '.join(PEERS)}")
+        if encoder is None:
+            raise ArtifactError("a peer is compared with an artifact: name one first")
+        module, name = PEERS[peer]
+        make: Peer = getattr(importlib.import_module(module), name)
+        return make(Path(folder), encoder, threads)
+    folder, _, engine = spec.partition("@")
+    guard = Guard.load(folder or None, engine or "auto", threads=threads, ocr=False)
+    return Ours(spec or "starter", guard, threads)
+
+
+def encoder_of(contender: Contender) -> PromptEncoder | None:
+    """The prompts of one of ours."""
+    return contender.guard.judge_of().encoder if isinstance(contender, Ours) else None
+
+
+def why(error: ProGuardEdgeError) -> str:
+    """One line for a report."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

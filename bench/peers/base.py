@@ -1,0 +1,46 @@
+"""What peers share: prompts of ours, and what they cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from proguard_edge.bench.machine import cores
+from proguard_edge.bench.scenarios import Scenario
+from proguard_edge.prompt import PromptEncoder
+
+HEAD = "<answer>\nRequest:"
+WORDS = ("safe", "unsafe")
+
+
+class TextPeer:
+    """A peer that judges texts without reasoning.
+
+    head: ids of the answer's beginning; labels: the tokens of "safe" and "unsafe" behind it.
+    """
+
+    name = "peer"
+    does = "the label of the request"
+
+    def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
+        self.checkpoint, self.encoder = checkpoint, encoder
+        self.threads = threads or cores()
+        self.head = encoder.encode_static(HEAD)
+        self.labels = [encoder.encode_static(HEAD + w)[len(self.head)] for w in WORDS]
+
+    def refuses(self, scenario: Scenario) -> str | None:
+        """Pictures, and mode reason."""
+        if scenario.modality != "text" or scenario.mode != "verdict":
+            return f"{self.name} is wired up for texts in mode verdict"
+        return None
+
+    def about(self) -> dict[str, Any]:
+        """What it does and on what."""
+        return {"peer": self.name, "does": self.does, "threads": self.threads}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def label(self, logits: Any) -> str:
+        """The likelier word of two, from logits of the whole vocabulary [V]."""
+        return WORDS[int(logits[self.labels[1]] > logits[self.labels[0]])]

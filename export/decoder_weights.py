@@ -1,0 +1,89 @@
+"""Weights out of a decoder's graph, by layer and by the names that checkpoints give them.
+
+The graph's own names are those of onnxruntime-genai's builder, see `onnx_decoder`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proguard_edge.errors import ArtifactError
+from proguard_edge.export.extras import need
+
+Packed = dict[str, NDArray[Any]]
+
+MATRIX = re.compile(r"model\.layers\.(\d+)\.(attn|mlp)\.(\w+_proj)\.MatMul\.weight\.Q")
+BIAS = re.compile(r"model\.layers\.(\d+)\.(attn)\.(\w_proj)\.Add\.bias")
+NORM = re.compile(r"model\.layers\.(\d+)\.(input|post_attention)_layernorm\.weight")
+FINAL_NORM = re.compile(r"model\.layers\.\d+\.final_norm_layernorm\.weight")
+BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
+
+
+class DecoderWeights:
+    """A `decoder.onnx` whose matrices are MatMulNBits of 4 bits with zero points.
+
+    Raises ArtifactError on construction for another one, and without the package `onnx`.
+    """
+
+    def __init__(self, graph: Path) -> None:
+        need("onnx")
+        import onnx
+
+        self._model = onnx.load(graph)
+        self._arrays = {i.name: i for i in self._model.graph.initializer}
+        bits = {
+            node.input[1]: next(a.i for a in node.attribute if a.name == "bits")
+            for node in self._model.graph.node
+            if node.op_type == "MatMulNBits"
+        }
+        other = [name for name, value in bits.items() if value != 4 or not MATRIX.fullmatch(name)]
+        if other or not bits:
+            raise ArtifactError(f"{graph}: {other[0] if other else 'no matrix'} is not of 4 bits")
+
+    def matrices(self) -> Iterator[tuple[str, Packed]]:
+        """`layers.0.self_attn.q_proj.weight` and its arrays, see `nbits.pack`."""
+        for name in self._arrays:
+            if match := MATRIX.fullmatch(name):
+                layer, block, projection = match.groups()
+                stem = name.removesuffix("Q")
+                parts = {part: self._array(stem + part) for part in ("Q", "scales", "zeros")}
+                yield f"layers.{layer}.{BLOCKS[block]}.{projection}.weight", parts
+
+    def vectors(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Biases and norms; biases that are zero the builder leaves out."""
+        for name in self._arrays:
+            if match := BIAS.fullmatch(name):
+                layer, block, projection = match.groups()
+                yield f"layers.{layer}.{BLOCKS[block]}.{projection}.bias", self._array(name)
+            elif match := NORM.fullmatch(name):
+                layer, which = match.groups()
+                yield f"layers.{layer}.{which}_layernorm.weight", self._array(name)
+            elif FINAL_NORM.fullmatch(name):
+                yield "norm.weight", self._array(name)
+
+    @cached_property
+    def epsilon(self) -> float:
+        """Of the norms."""
+        for node in self._model.graph.node:
+            if node.op_type == "SimplifiedLayerNormalization":
+                return next(float(a.f) for a in node.attribute if a.name == "epsilon")
+        raise ArtifactError("the decoder's graph holds no norm")
+
+    @cached_property
+    def rope_base(self) -> float:
+        """Of sin(base ** (−2 / d)), which the cache holds for position 1 and dimension 1."""
+        sines = self._array("sin_cache").astype(np.float64)
+        return float(round(np.arcsin(sines[1, 1]) ** -sines.shape[1]))
+
+    def _array(self, name: str) -> NDArray[Any]:
+        from onnx import numpy_helper
+
+        found: NDArray[Any] = numpy_helper.to_array(self._arrays[name])
+        return found
