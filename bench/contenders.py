@@ -13,7 +13,6 @@ from proguard_edge.errors import ArtifactError, ProGuardEdgeError
 from proguard_edge.guard import Guard
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
-from proguard_edge.template import Mode
 
 # Name → (module, class). Imported when asked for: none of them is a dependency.
 PEERS = {
@@ -39,8 +38,8 @@ class Contender(Protocol):
     def refuses(self, scenario: Scenario) -> str | None:
         """Why it cannot take part in a scenario, or None."""
 
-    def judge(self, request: Request, mode: Mode) -> Answer:
-        """What is timed. Raises ProGuardEdgeError."""
+    def judge(self, request: Request, scenario: Scenario) -> Answer:
+        """What is timed: a request of this scenario. Raises ProGuardEdgeError."""
 
     def about(self) -> dict[str, Any]:
         """What stands in the report: digests, precision, settings."""
@@ -61,10 +60,13 @@ class Ours:
             return f"{artifact.name} reads {', '.join(artifact.modalities)} only"
         if scenario.mode not in artifact.modes:
             return f"{artifact.name} has no mode {scenario.mode}"
+        if scenario.categories and artifact.policy_is_fixed:
+            return f"{artifact.name} knows no policy but its own"
         return None
 
-    def judge(self, request: Request, mode: Mode) -> Answer:
-        verdict = self.guard.judge(request, mode=mode)
+    def judge(self, request: Request, scenario: Scenario) -> Answer:
+        policy = scenario.policy()
+        verdict = self.guard.judge(request, policy=policy, mode=scenario.mode)
         phases = {k: v for k, v in verdict.timings_ms.items() if k != "total"}
         return Answer(verdict.request.label, phases, verdict.tokens)
 

@@ -124,7 +124,7 @@ class Reference:
 def _time(one: Series, contender: Contender, scenario: Scenario, request: Any, keep: bool) -> None:
     begin = time.perf_counter()
     try:
-        answer = contender.judge(request, scenario.mode)
+        answer = contender.judge(request, scenario)
     except ProGuardEdgeError as error:
         one.errors[why(error)] += 1
         return

@@ -15,12 +15,10 @@ from proguard_edge.bench.latency import Series, Settings, ratios, reference_ms, 
 from proguard_edge.bench.machine import Energy, gpu_memory_mb, machine, peak_mb, warning
 from proguard_edge.bench.scenarios import Scenario, load_scenarios
 from proguard_edge.bench.startup import measure_startup
-from proguard_edge.bench.throughput import Load, drive
+from proguard_edge.bench.throughput import MIXED, Load, drive
 from proguard_edge.errors import InputError
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
-
-MIXED = "mixed"
 
 
 def latency_report(
@@ -74,7 +72,7 @@ def throughput_report(
         results = []
         for one in loads:
             requests = _rows(data, contender) if data else _mixed(counter_of(encoder), one.seed)
-            contender.judge(next(requests), "verdict")
+            contender.judge(next(requests), MIXED)
             outcome = drive(contender, requests, one, lambda done, one=one: report(one.name, done))
             results.append(outcome.summary())
         found |= {
@@ -140,7 +138,7 @@ def _mixed(counter: Callable[[str], int], seed: int) -> Iterator[Request]:
     sizes = (10, 20, 30, 40, 60, 60, 80, 120, 180, 240)
     for number in numbers():
         size = sizes[(number * 7 + number // len(sizes)) % len(sizes)]
-        yield Scenario(MIXED, user_tokens=size).request(number, counter, seed)
+        yield Scenario(MIXED.name, user_tokens=size).request(number, counter, seed)
 
 
 def _rows(data: Path, contender: Contender) -> Iterator[Request]:

@@ -13,10 +13,12 @@ import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from proguard_edge.errors import InputError
+from proguard_edge.policy import Category, Policy
 from proguard_edge.request import Request
 from proguard_edge.template import Modality, Mode
 
@@ -47,7 +49,8 @@ ALARMING = (
 class Scenario:
     """Sizes of a request: tokens of the texts, the edge of a square picture in pixels; 0 = absent.
 
-    Raises InputError on construction for one without content.
+    categories: of a policy made for the purpose, 0 = the artifact's own policy. Raises InputError
+    on construction for one without content.
     """
 
     name: str
@@ -55,11 +58,14 @@ class Scenario:
     response_tokens: int = 0
     image_pixels: int = 0
     mode: Mode = "verdict"
+    categories: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.user_tokens, self.response_tokens, self.image_pixels)
         if not all(isinstance(s, int) and 0 <= s <= 100_000 for s in sizes) or not any(sizes):
             raise InputError(f"scenario {self.name!r}: sizes must be whole numbers, one above 0")
+        if not isinstance(self.categories, int) or not 0 <= self.categories <= 2000:
+            raise InputError(f"scenario {self.name!r}: categories must be 0 to 2000")
         if self.mode not in ("verdict", "reason"):
             raise InputError(f"scenario {self.name!r}: no mode {self.mode!r}")
 
@@ -69,6 +75,10 @@ class Scenario:
         if not self.image_pixels:
             return "text"
         return "text-image" if self.user_tokens or self.response_tokens else "image"
+
+    def policy(self) -> Policy | None:
+        """The policy of `categories` categories, described at the length of the default's."""
+        return _policy(self.categories) if self.categories else None
 
     def request(self, number: int, count: Callable[[str], int], seed: int = 0) -> Request:
         """The request of this number; equal arguments give equal ones. count: tokens of a text."""
@@ -139,6 +149,23 @@ def picture(rng: random.Random, pixels: int) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=90)
     return out.getvalue()
+
+
+@cache
+def _policy(categories: int) -> Policy:
+    subjects = [sentence.split(",")[0].rstrip(".") for sentence in (*ALARMING, *HARMLESS)]
+    return Policy(
+        name=f"{categories} categories",
+        version="1",
+        categories=tuple(
+            Category(
+                f"C{n}",
+                f"Made-up risk number {n}",
+                description=f"Content like: {subjects[n % len(subjects)]} ({n}).",
+            )
+            for n in range(1, categories + 1)
+        ),
+    )
 
 
 def _scenario(entry: dict[str, Any]) -> Scenario:

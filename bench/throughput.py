@@ -20,10 +20,13 @@ from typing import Any
 from proguard_edge.bench.contenders import Contender, why
 from proguard_edge.bench.intervals import quantiles
 from proguard_edge.bench.machine import resident_mb
+from proguard_edge.bench.scenarios import Scenario
 from proguard_edge.errors import ProGuardEdgeError
 from proguard_edge.request import Request
 
 SAMPLE_S = 1.0
+# Texts of many lengths, under the contender's own policy.
+MIXED = Scenario("mixed", user_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def drive(
             begin = arrived if arrived is not None else time.perf_counter()
             error = None
             try:
-                contender.judge(request, "verdict")
+                contender.judge(request, MIXED)
             except ProGuardEdgeError as caught:
                 error = why(caught)
             spent = time.perf_counter() - begin

@@ -29,7 +29,9 @@ class TextPeer:
         self.labels = [encoder.encode_static(HEAD + w)[len(self.head)] for w in WORDS]
 
     def refuses(self, scenario: Scenario) -> str | None:
-        """Pictures, and mode reason."""
+        """Pictures, mode reason, and other policies than the encoder's."""
+        if scenario.categories:
+            return f"{self.name} is wired up for the artifact's own policy"
         if scenario.modality != "text" or scenario.mode != "verdict":
             return f"{self.name} is wired up for texts in mode verdict"
         return None

@@ -12,11 +12,11 @@ from typing import Any
 from proguard_edge.bench.contenders import Answer
 from proguard_edge.bench.peers.base import TextPeer
 from proguard_edge.bench.peers.text_model import write_text_model
+from proguard_edge.bench.scenarios import Scenario
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.extras import need
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
-from proguard_edge.template import Mode
 
 CONTEXT = 8192
 
@@ -43,9 +43,9 @@ class GenAI(TextPeer):
         self._model = og.Model(config)
         self._generators: dict[tuple[int, ...], Any] = {}
 
-    def judge(self, request: Request, mode: Mode) -> Answer:
+    def judge(self, request: Request, scenario: Scenario) -> Answer:
         """See `Contender`."""
-        prompt = self.encoder.content(request.user, request.response, mode=mode)
+        prompt = self.encoder.content(request.user, request.response, mode=scenario.mode)
         prefix = tuple(prompt.prefix_ids.tolist())
         generator = self._generators.get(prefix)
         if generator is None:

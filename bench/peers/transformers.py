@@ -8,10 +8,10 @@ from typing import Any
 from proguard_edge.answer import AnswerGrammar, ResponseLine
 from proguard_edge.bench.contenders import Answer
 from proguard_edge.bench.peers.base import TextPeer
+from proguard_edge.bench.scenarios import Scenario
 from proguard_edge.export.extras import need
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
-from proguard_edge.template import Mode
 
 LONGEST_ANSWER = 48
 FORMS: tuple[ResponseLine, ResponseLine] = ("absent", "judged")
@@ -44,9 +44,9 @@ class Transformers(TextPeer):
         if isinstance(self._end, list):
             self._end = self._end[0]
 
-    def judge(self, request: Request, mode: Mode) -> Answer:
+    def judge(self, request: Request, scenario: Scenario) -> Answer:
         """See `Contender`."""
-        prompt = self.encoder.content(request.user, request.response, mode=mode)
+        prompt = self.encoder.content(request.user, request.response, mode=scenario.mode)
         ids = [*prompt.prefix_ids.tolist(), *prompt.content_ids.tolist(), *self.head]
         root = self._roots[FORMS[request.response is not None]]
         tensor = self._torch.tensor([ids])

@@ -34,6 +34,12 @@ def test_requests_have_the_size_and_are_never_the_same():
     assert scenario.modality == made[0].modality == "text-image"
 
 
+def test_a_policy_of_any_length():
+    policy = Scenario("a", user_tokens=1, categories=200).policy()
+    assert len(policy.leaves()) == 200
+    assert Scenario("a", user_tokens=1).policy() is None
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -41,6 +47,7 @@ def test_requests_have_the_size_and_are_never_the_same():
         ("scenarios: [{name: a, user_tokens: -1}]", "whole numbers"),
         ("scenarios: [{name: a, user_tokens: many}]", "whole numbers"),
         ("scenarios: [{name: a, user_tokens: 1, mode: think}]", "no mode"),
+        ("scenarios: [{name: a, user_tokens: 1, categories: -1}]", "0 to 2000"),
         ("scenarios: [{name: a, colour: 1}]", "has no colour"),
         ("scenarios: [{user_tokens: 1}]", "KeyError"),
         ("scenarios: []", "names of their own"),

@@ -44,8 +44,8 @@ def test_a_closed_loop_sends_each_request_once_and_counts_errors_apart():
     assert len(found.latencies) == 36
     summary = found.summary()
     assert summary["per_second"] < 1 / 0.002
-    # Four clients share one engine: each waits for the others.
-    assert summary["ms"]["p50"]["value"] > 3 * 2
+    # Four clients share one engine, and each waits for the others (Little's law).
+    assert sum(found.latencies) / len(found.latencies) > 2 * 0.002
 
 
 def test_waiting_counts_from_the_arrival():
