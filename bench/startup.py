@@ -27,7 +27,8 @@ def one_run(artifact: Path | None, cache: str, text: str = TEXT) -> tuple[float,
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
-    printed = process.stdout.read()
+    with process.stdout as pipe:
+        printed = pipe.read()
     # Not `communicate`: it throws away what the process used.
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin

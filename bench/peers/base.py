@@ -16,7 +16,7 @@ WORDS = ("safe", "unsafe")
 class TextPeer:
     """A peer that judges texts without reasoning.
 
-    head: ids of the answer's beginning; labels: the tokens of "safe" and "unsafe" behind it.
+    head: ids of the answer up to its first decision; labels: the tokens that decide it.
     """
 
     name = "peer"
@@ -25,8 +25,11 @@ class TextPeer:
     def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
         self.checkpoint, self.encoder = checkpoint, encoder
         self.threads = threads or cores()
-        self.head = encoder.encode_static(HEAD)
-        self.labels = [encoder.encode_static(HEAD + w)[len(self.head)] for w in WORDS]
+        said = [list(encoder.encode_static(f"{HEAD}{word}\nCategory:")) for word in WORDS]
+        # Not the ids of HEAD alone: a tokenizer may join its last letters with a label's first.
+        same = next(i for i, pair in enumerate(zip(*said, strict=False)) if pair[0] != pair[1])
+        self.head = said[0][:same]
+        self.labels = [ids[same] for ids in said]
 
     def refuses(self, scenario: Scenario) -> str | None:
         """Pictures, mode reason, and other policies than the encoder's."""

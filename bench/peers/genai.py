@@ -14,6 +14,7 @@ from proguard_edge.bench.peers.base import TextPeer
 from proguard_edge.bench.peers.text_model import write_text_model
 from proguard_edge.bench.scenarios import Scenario
 from proguard_edge.errors import ArtifactError
+from proguard_edge.export.checkpoint import Checkpoint
 from proguard_edge.export.extras import need
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
@@ -28,9 +29,9 @@ class GenAI(TextPeer):
     does = "the first label, 4 bits in blocks of 32, rewind_to the cached prefix"
 
     def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
-        """Raises ArtifactError without onnxruntime-genai, or when its builder fails."""
+        """Raises ArtifactError: no checkpoint, no onnxruntime-genai, or a builder that failed."""
         need("onnxruntime_genai", "torch", "transformers")
-        super().__init__(checkpoint, encoder, threads)
+        super().__init__(Checkpoint(checkpoint).folder, encoder, threads)
         import onnxruntime_genai as og
 
         self._og: Any = og

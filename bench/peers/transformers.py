@@ -7,8 +7,9 @@ from typing import Any
 
 from proguard_edge.answer import AnswerGrammar, ResponseLine
 from proguard_edge.bench.contenders import Answer
-from proguard_edge.bench.peers.base import TextPeer
+from proguard_edge.bench.peers.base import HEAD, TextPeer
 from proguard_edge.bench.scenarios import Scenario
+from proguard_edge.export.checkpoint import Checkpoint
 from proguard_edge.export.extras import need
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
@@ -24,9 +25,9 @@ class Transformers(TextPeer):
     does = "the whole answer by generate, float32, full prompt, the same constraint"
 
     def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
-        """Raises ArtifactError without transformers."""
+        """Raises ArtifactError: no checkpoint, or no transformers."""
         need("torch", "transformers", extra="hf")
-        super().__init__(checkpoint, encoder, threads)
+        super().__init__(Checkpoint(checkpoint).folder, encoder, threads)
         import torch
         from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -60,8 +61,10 @@ class Transformers(TextPeer):
                 pad_token_id=self._end,
                 eos_token_id=self._end,
             )
-        said = self.encoder.decode(out[0, len(ids) :].tolist())
-        return Answer(said.partition("\n")[0])
+        said = self.encoder.decode(
+            out[0, len(prompt.prefix_ids) + len(prompt.content_ids) :].tolist()
+        )
+        return Answer(said.removeprefix(HEAD).partition("\n")[0])
 
     def _next(self, root: Any, answer: Any) -> list[int]:
         node = root
