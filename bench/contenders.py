@@ -18,6 +18,8 @@ from proguard_edge.request import Request
 PEERS = {
     "transformers": ("proguard_edge.bench.peers.transformers", "Transformers"),
     "genai": ("proguard_edge.bench.peers.genai", "GenAI"),
+    "llama.cpp": ("proguard_edge.bench.peers.llama_cpp", "LlamaCpp"),
+    "openvino": ("proguard_edge.bench.peers.openvino", "OpenVINO"),
 }
 
 
@@ -92,7 +94,7 @@ class Peer(Protocol):
 
 
 def load(spec: str, encoder: PromptEncoder | None, threads: int) -> Contender:
-    """A contender from what a user wrote: `ARTIFACT`, `ARTIFACT@ENGINE` or `PEER=CHECKPOINT`.
+    """A contender from what a user wrote: `ARTIFACT`, `ARTIFACT@ENGINE` or `PEER=FOLDER`.
 
     encoder: of the first contender; peers are given its prompts. Raises ArtifactError: no such
     folder or peer, or a peer that is not installed, with the command that installs it.

@@ -30,7 +30,7 @@ class GenAI(TextPeer):
 
     def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
         """Raises ArtifactError: no checkpoint, no onnxruntime-genai, or a builder that failed."""
-        need("onnxruntime_genai", "torch", "transformers")
+        need("onnxruntime_genai", "torch", "transformers", extra="peers")
         super().__init__(Checkpoint(checkpoint).folder, encoder, threads)
         import onnxruntime_genai as og
 

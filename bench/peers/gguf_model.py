@@ -39,7 +39,7 @@ def write_gguf(artifact: Artifact, out: Path) -> None:
 
     Raises ArtifactError for another kind of artifact.
     """
-    need("gguf", extra="bench")
+    need("gguf", extra="peers")
     import gguf
 
     shape = artifact.manifest["model"]

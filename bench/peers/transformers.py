@@ -26,7 +26,7 @@ class Transformers(TextPeer):
 
     def __init__(self, checkpoint: Path, encoder: PromptEncoder, threads: int) -> None:
         """Raises ArtifactError: no checkpoint, or no transformers."""
-        need("torch", "transformers", extra="hf")
+        need("torch", "transformers", extra="peers")
         super().__init__(Checkpoint(checkpoint).folder, encoder, threads)
         import torch
         from transformers import Qwen2_5_VLForConditionalGeneration

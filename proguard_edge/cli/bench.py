@@ -33,8 +33,9 @@ def _outputs(command: Any) -> Any:
 @click.option(
     "--vs",
     multiple=True,
-    metavar="ARTIFACT|ARTIFACT@ENGINE|PEER=CHECKPOINT",
-    help="Another contender, timed in turn with the first. Peers: transformers, genai.",
+    metavar="ARTIFACT|ARTIFACT@ENGINE|PEER=FOLDER",
+    help="Another contender, timed in turn with the first. Peers: transformers, "
+    "genai (of a checkpoint), llama.cpp, openvino (of an INT4 artifact).",
 )
 @click.option("--scenarios", default="default", show_default=True, help="A name, or a file (YAML).")
 @click.option("--rounds", type=click.IntRange(3), default=30, show_default=True)
