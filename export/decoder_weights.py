@@ -29,18 +29,18 @@ BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
 class DecoderWeights:
     """A `decoder.onnx` whose matrices are MatMulNBits of 4 bits with zero points.
 
-    Raises ArtifactError on construction for another one, and without the package `onnx`.
+    Raises ArtifactError on construction for another one, and without the package `onnx-ir`.
     """
 
     def __init__(self, graph: Path) -> None:
-        need("onnx")
-        import onnx
+        need("onnx_ir")
+        import onnx_ir as ir
 
-        self._model = onnx.load(graph)
-        self._arrays = {i.name: i for i in self._model.graph.initializer}
+        self._graph, self._data = ir.load(graph).graph, graph.with_name(f"{graph.name}.data")
+        self._arrays = self._graph.initializers
         bits = {
-            node.input[1]: next(a.i for a in node.attribute if a.name == "bits")
-            for node in self._model.graph.node
+            node.inputs[1].name: node.attributes["bits"].as_int()
+            for node in self._graph
             if node.op_type == "MatMulNBits"
         }
         other = [name for name, value in bits.items() if value != 4 or not MATRIX.fullmatch(name)]
@@ -71,9 +71,9 @@ class DecoderWeights:
     @cached_property
     def epsilon(self) -> float:
         """Of the norms."""
-        for node in self._model.graph.node:
+        for node in self._graph:
             if node.op_type == "SimplifiedLayerNormalization":
-                return next(float(a.f) for a in node.attribute if a.name == "epsilon")
+                return float(node.attributes["epsilon"].as_float())
         raise ArtifactError("the decoder's graph holds no norm")
 
     @cached_property
@@ -83,7 +83,9 @@ class DecoderWeights:
         return float(round(np.arcsin(sines[1, 1]) ** -sines.shape[1]))
 
     def _array(self, name: str) -> NDArray[Any]:
-        from onnx import numpy_helper
-
-        found: NDArray[Any] = numpy_helper.to_array(self._arrays[name])
-        return found
+        tensor = self._arrays[name].const_value
+        if not hasattr(tensor, "offset"):
+            return np.array(tensor.numpy())
+        # Read here: the library refuses files with several hard links, as recipes leave them.
+        dtype, shape = tensor.dtype.numpy(), tuple(map(int, tensor.shape))
+        return np.array(np.memmap(self._data, dtype, "r", int(tensor.offset or 0), shape))
