@@ -52,7 +52,7 @@ def measure_ceilings(threads: int = 0) -> Ceilings:
     threads = threads or cores()
     rng = np.random.default_rng(0)
     a, b = (rng.random((SIZE, SIZE), np.float32) for _ in range(2))
-    arithmetic = 2.0 * SIZE**3 / _best(lambda: a @ b)
+    arithmetic = 2.0 * SIZE**3 / best_of(lambda: a @ b)
     parts = [np.zeros(COPY_BYTES // threads, np.uint8) for _ in range(threads)]
     places = [np.ones_like(part) for part in parts]
     with ThreadPoolExecutor(threads) as pool:
@@ -60,7 +60,7 @@ def measure_ceilings(threads: int = 0) -> Ceilings:
         def copy() -> None:
             list(pool.map(np.copyto, places, parts))
 
-        bandwidth = 2.0 * COPY_BYTES / _best(copy)
+        bandwidth = 2.0 * COPY_BYTES / best_of(copy)
     return Ceilings(arithmetic, bandwidth)
 
 
@@ -86,20 +86,17 @@ def decoder_work(artifact: Artifact) -> Work | None:
     return Work(weights, data.stat().st_size) if weights and data.is_file() else None
 
 
-def roofline(
-    summary: Mapping[str, Any], work: Work, ceilings: Ceilings, heads_width: int = 0
-) -> dict[str, Any] | None:
+def roofline(summary: Mapping[str, Any], work: Work, ceilings: Ceilings) -> dict[str, Any] | None:
     """Where the prefill of a scenario lies: operations a byte, rates, shares of the ceilings.
 
-    summary: of a `latency.Series`. heads_width: layers × width of all query heads, for attention.
-    None where the contender tells no prefill.
+    summary: of a `latency.Series`. The products of attention are not counted, so a share is a lower
+    bound. None where the contender tells no prefill.
     """
     ms, tokens = summary.get("phases_ms", {}).get("prefill"), summary.get("tokens", {})
     if not ms or "content" not in tokens:
         return None
-    new, before = tokens["content"], tokens.get("prefix", 0.0)
-    attention = 4.0 * heads_width * new * (before + new / 2)
-    operations = 2.0 * work.weights * new + attention
+    new = tokens["content"]
+    operations = 2.0 * work.weights * new
     seconds = ms / 1000
     rate, traffic = operations / seconds, work.bytes / seconds
     found = {
@@ -118,7 +115,8 @@ def described(ceilings: Ceilings, work: Work | None) -> dict[str, Any]:
     return {**ceilings.to_dict(), "decoder": None if work is None else asdict(work)}
 
 
-def _best(run: Callable[[], object]) -> float:
+def best_of(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of five runs."""
     times = []
     for _ in range(REPEATS):
         begin = time.perf_counter()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proguard_edge.bench.evaluation import FIGURES
+from proguard_edge.bench.report import markdown_row
 
 HEAD = ("source", "modality", "part", "safe/unsafe", *FIGURES, "errors", "published F1 %")
 
@@ -29,9 +30,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines[-1] += f" {report['artifact'][:12]}, engine {report['engine']}, mode {report['mode']}."
     lines += ["", "F1, recall and FPR at a score of 0.5, of the unsafe class; 95 % intervals.", ""]
     lines += [
-        _line(HEAD),
-        _line(["---"] * len(HEAD)),
-        *map(_line, rows(report, intervals=True)),
+        markdown_row(HEAD),
+        markdown_row(["---"] * len(HEAD)),
+        *map(markdown_row, rows(report, intervals=True)),
         "",
     ]
     if (found := report["categories"]) is not None:
@@ -42,13 +43,15 @@ def markdown(report: Mapping[str, Any]) -> str:
                 lines.append(f"- {name}: {share['accuracy']:.3f} of {share['rows']} rows")
         lines += ["", "| truth | said |", "|---|---|"]
         for truth, said in found["confusion"].items():
-            lines.append(_line((truth, ", ".join(f"{name} {n}" for name, n in said.items()))))
+            lines.append(
+                markdown_row((truth, ", ".join(f"{name} {n}" for name, n in said.items())))
+            )
         lines.append("")
     if (found := report.get("unseen")) is not None:
         lines += ["## Unseen risks", ""]
         lines += [f"- {k.replace('_', ' ')}: {v}" for k, v in found.items() if k != "names"]
         lines += ["", "| said | in truth |", "|---|---|"]
-        lines += [_line((_safe(n["said"]), n["truth"])) for n in found["names"]]
+        lines += [markdown_row((_safe(n["said"]), n["truth"])) for n in found["names"]]
         lines.append("")
     return "\n".join(lines)
 
@@ -113,7 +116,3 @@ def _value(found: Mapping[str, float | None] | None) -> float | None:
 def _safe(text: str) -> str:
     """What a model wrote, so that it stays in its cell."""
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

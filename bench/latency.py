@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from proguard_edge.bench.ceilings import best_of
 from proguard_edge.bench.contenders import Answer, Contender, why
 from proguard_edge.bench.intervals import paired_ratio, quantile, quantiles
 from proguard_edge.bench.scenarios import Scenario
@@ -113,12 +114,7 @@ class Reference:
 
     def __call__(self) -> float:
         """Seconds."""
-        times = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            self._a @ self._b
-            times.append(time.perf_counter() - begin)
-        return min(times)
+        return best_of(lambda: self._a @ self._b)
 
 
 def _time(one: Series, contender: Contender, scenario: Scenario, request: Any, keep: bool) -> None:

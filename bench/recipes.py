@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from proguard_edge.artifact import Artifact
+from proguard_edge.bench.report import markdown_row
 from proguard_edge.errors import ProGuardEdgeError
 from proguard_edge.export.folder import Contents
 from proguard_edge.export.gate import Gate
@@ -124,7 +125,7 @@ def table(rows: Sequence[dict[str, Any]], times: dict[str, dict[str, float]]) ->
             f"{shown['median']} ms" if shown else "not run here",
             "passed" if not row["gate"] else f"{len(row['gate'])} limits broken",
         )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(markdown_row(cells))
     return "\n".join(lines)
 
 

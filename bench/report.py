@@ -64,16 +64,16 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report.get("warning"):
         lines += [f"**{report['warning']}**", ""]
     head, rows = table(report)
-    lines += [_line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
+    lines += [markdown_row(head), markdown_row(["---"] * len(head)), *map(markdown_row, rows), ""]
     lines += ["Intervals of 95 %. Ratios are medians over rounds, to the first contender.", ""]
     phases = [one for one in report["results"] if one.get("phases_ms")]
     if phases:
         names = sorted({name for one in phases for name in one["phases_ms"]})
         head = ("scenario", "contender", *names)
-        lines += ["## Phases, median ms", "", _line(head), _line(["---"] * len(head))]
+        lines += ["## Phases, median ms", "", markdown_row(head), markdown_row(["---"] * len(head))]
         for one in phases:
             cells = [f"{one['phases_ms'][n]:.1f}" if n in one["phases_ms"] else "" for n in names]
-            lines.append(_line((one["scenario"], one["contender"], *cells)))
+            lines.append(markdown_row((one["scenario"], one["contender"], *cells)))
         lines.append("")
     lines += _ceilings(report)
     return "\n".join(lines)
@@ -89,13 +89,13 @@ def _ceilings(report: Mapping[str, Any]) -> list[str]:
         "",
         f"Measured here: {ceilings['gflops']} GFLOP/s in float32, {ceilings['gb_per_s']} GB/s.",
         "",
-        _line(head),
-        _line(["---"] * len(head)),
+        markdown_row(head),
+        markdown_row(["---"] * len(head)),
     ]
     for point in points:
         shares = (point["share_of_arithmetic"], point["share_of_bandwidth"])
         cells = [f"{point['tokens_per_s']:.0f}", f"{point['gflops']:.1f}"]
-        lines.append(_line((point["scenario"], *cells, *(f"{s:.0%}" for s in shares))))
+        lines.append(markdown_row((point["scenario"], *cells, *(f"{s:.0%}" for s in shares))))
     return [*lines, ""]
 
 
@@ -184,5 +184,6 @@ def _interval(estimate: Mapping[str, float | None], digits: int) -> str:
     return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def markdown_row(cells: Sequence[Any]) -> str:
+    """A line of a table."""
+    return "| " + " | ".join(map(str, cells)) + " |"

@@ -15,7 +15,7 @@ from proguard_edge.bench.latency import Series, Settings, ratios, reference_ms, 
 from proguard_edge.bench.machine import Energy, gpu_memory_mb, machine, peak_mb, warning
 from proguard_edge.bench.scenarios import Scenario, load_scenarios
 from proguard_edge.bench.startup import measure_startup
-from proguard_edge.bench.throughput import MIXED, Load, drive
+from proguard_edge.bench.throughput import MIXED, Load, drive, endless
 from proguard_edge.errors import InputError
 from proguard_edge.prompt import PromptEncoder
 from proguard_edge.request import Request
@@ -153,5 +153,4 @@ def _rows(data: Path, contender: Contender) -> Iterator[Request]:
             found.append(Request(row.user, row.response, (row.image,) if row.image else ()))
     if not found:
         raise InputError(f"{data}: no row that {contender.name} reads")
-    while True:
-        yield from found
+    return endless(found)

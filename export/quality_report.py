@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proguard_edge.artifact.format import PARTS
+from proguard_edge.bench.report import markdown_row
 
 FIGURES = ("f1", "weighted_f1", "recall", "fpr", "auroc")
 
@@ -28,7 +29,7 @@ def markdown(found: Mapping[str, Any], excerpts: Mapping[str, str] | None = None
     for part, of in found["parts"].items():
         flips = ", ".join(f"{count} {what}" for what, count in of["flips"].items()) or "none"
         cells = (part, of["rows"], of["agreement"], of["kl"], of["kl_largest"], flips)
-        lines.append(_row(cells))
+        lines.append(markdown_row(cells))
     lines += ["", *_before_and_after(found["parts"])]
     for name, parts in found["modalities"].items():
         lines += ["", f"## {name}", "", *_before_and_after(parts)]
@@ -36,7 +37,7 @@ def markdown(found: Mapping[str, Any], excerpts: Mapping[str, str] | None = None
         lines += ["", "## Recall by category", "", "| category | unsafe rows | before | after |"]
         lines.append("|---|---|---|---|")
         for name, of in found["categories"].items():
-            lines.append(_row((name, of["rows"], of["recall_before"], of["recall_after"])))
+            lines.append(markdown_row((name, of["rows"], of["recall_before"], of["recall_after"])))
     agreed = found["category_agreement"]
     if agreed["rows"]:
         lines += ["", f"Same category: {agreed['agreement']} of {agreed['rows']} unsafe for both."]
@@ -50,7 +51,7 @@ def _before_and_after(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if not was:
             continue
         cells = [f"{_number(was[name])} → {_number(now[name])}" for name in FIGURES]
-        lines.append(_row((part, f"{was['safe']}/{was['unsafe']}", *cells)))
+        lines.append(markdown_row((part, f"{was['safe']}/{was['unsafe']}", *cells)))
     return lines
 
 
@@ -65,7 +66,7 @@ def _worst(changes: Sequence[Mapping[str, Any]], excerpts: Mapping[str, str]) ->
         text = " ".join(excerpts.get(change["id"], "").split())[:80].replace("|", "\\|")
         before, after = _number(change["before"]), _number(change["after"])
         cells = (change["id"], change["part"], change["truth"] or "–", before, after, text)
-        lines.append(_row(cells))
+        lines.append(markdown_row(cells))
     return lines
 
 
@@ -100,10 +101,6 @@ def plot(moves: Mapping[str, Sequence[Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _number(value: float | None) -> str:
