@@ -13,6 +13,7 @@ from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
 from proguard_edge.engine import Engine, Server, load_engine
 from proguard_edge.engine.base import Closing
+from proguard_edge.engine.blas import one_blas_thread
 from proguard_edge.errors import ArtifactError, InputError, LanguageError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor, Patches
 from proguard_edge.image_text import Eyes, Reading
@@ -118,6 +119,10 @@ class Guard(Closing):
         self, request: Request, *, policy: Policy | None = None, mode: Mode = "verdict"
     ) -> Verdict:
         """`moderate` for a Request."""
+        with one_blas_thread():
+            return self._judge(request, policy, mode)
+
+    def _judge(self, request: Request, policy: Policy | None, mode: Mode) -> Verdict:
         begin = perf_counter()
         self._check(request, mode)
         judge = self.judge_of(policy)

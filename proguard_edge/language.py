@@ -49,6 +49,13 @@ def unread_language(text: str, languages: Collection[str]) -> str | None:
 @cache
 def _identifier() -> Any:
     # Loaded with the first text: 0.15 s, and artifacts that read everything never need it.
+    import numpy as np
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    class Sparse(LanguageIdentifier):  # type: ignore[misc]
+        def nb_classprobs(self, fv: Any) -> Any:
+            # A text has some 100 of the 7,480 features, and the table is often out of the caches.
+            seen = np.flatnonzero(fv)
+            return fv[seen] @ self.nb_ptc[seen] + self.nb_pc
+
+    return Sparse.from_pickled_model(MODEL_FILE, norm_probs=True)
