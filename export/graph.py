@@ -79,8 +79,8 @@ class GraphWriter:
         array = np.array(values, np.int64)
         return self._constant(f"int64.{values}", array)
 
-    def vector(self, name: str, array: NDArray[np.float32]) -> Any:
-        """A weight in float32."""
+    def vector(self, name: str, array: Any) -> Any:
+        """A weight in the type that it has."""
         return self._constant(name, array)
 
     def matrix(self, name: str, array: NDArray[np.float32]) -> Any:

@@ -29,6 +29,7 @@ def export_onnx(
     vision_precision: VisionPrecision | None = None,
     context: int | None = None,
     gptq: Path | None = None,
+    ranges: Path | None = None,
     force: bool = False,
     report: Report = lambda _: None,
     **decoder: Any,
@@ -39,6 +40,7 @@ def export_onnx(
     head. vision_precision: see `export_vision`; unless given, fp32 if the decoder is, else fp16w.
     context: tokens that the model may read, at most the checkpoint's. gptq: the folder that GPTQ
     made of `checkpoint`; the decoder gets its integers, everything else comes from `checkpoint`.
+    ranges: of activations, for precision w8a8, see `ranges.measure_ranges`.
     decoder: further options of `finish_decoder`. report: called with a line before every stage.
     Raises ArtifactError or PolicyError; ArtifactError also when `out` is not empty, see `staged`.
     """
@@ -51,7 +53,9 @@ def export_onnx(
         report("tokenizer, policy, template")
         write_common(folder, source, contents)
         report(f"decoder, {precision}" + (f", integers of {gptq.name}" if gptq else ""))
-        export_decoder(checkpoint, folder, precision, context=context, gptq=gptq, **decoder)
+        export_decoder(
+            checkpoint, folder, precision, context=context, gptq=gptq, ranges=ranges, **decoder
+        )
         report(f"embeddings, {embeddings}")
         write_table(source.embeddings(), folder, "embeddings", embeddings)
         if (head := source.head()) is not None:

@@ -24,9 +24,11 @@ from proguard_edge.export.gptq_onnx import check_integers, take_over
 from proguard_edge.export.graph import save
 from proguard_edge.export.half import halve_graph
 from proguard_edge.export.nbits import quantize_graph
+from proguard_edge.export.ranges import read_ranges
+from proguard_edge.export.w8a8 import quantize_products
 
-Precision = Literal["fp32", "fp16w", "int8", "int4"]
-BITS = {"fp32": 0, "fp16w": 0, "int8": 8, "int4": 4}
+Precision = Literal["fp32", "fp16w", "int8", "int4", "w8a8"]
+BITS = {"fp32": 0, "fp16w": 0, "int8": 8, "int4": 4, "w8a8": 0}
 NAME = "decoder.onnx"
 
 
@@ -41,6 +43,7 @@ def export_decoder(
     search: bool = True,
     context: int | None = None,
     gptq: Path | None = None,
+    ranges: Path | None = None,
 ) -> tuple[Path, Path]:
     """Write the decoder of `checkpoint` into `out`; the two files. Equal inputs, equal bytes.
 
@@ -62,6 +65,7 @@ def export_decoder(
             search=search,
             context=context,
             gptq=gptq,
+            ranges=ranges,
         )
 
 
@@ -101,6 +105,7 @@ def finish_decoder(
     search: bool = True,
     context: int | None = None,
     gptq: Path | None = None,
+    ranges: Path | None = None,
 ) -> tuple[Path, Path]:
     """Round the float32 graph `source` and save it in `out`; the two files.
 
@@ -108,7 +113,8 @@ def finish_decoder(
     `block_size` (16 to 256). accuracy_level 4 lets the kernel round activations to 8 bits as well,
     0 does not. compact_scales stores float16 scales, 2 bytes less a block. search: see
     `round_blocks`.
-    context cuts the rotary tables to that many positions.
+    w8a8 multiplies integers (see `w8a8`); ranges: the file that `measure_ranges` wrote, which it
+    needs. context cuts the rotary tables to that many positions.
     gptq: the folder of a GPTQ checkpoint whose integers are taken over instead, for int4; blocks
     are its groups, and what was written is read back and compared with it.
     Raises ArtifactError: see `quantize_graph` and `take_over`.
@@ -118,10 +124,14 @@ def finish_decoder(
 
     if gptq is not None and precision != "int4":
         raise ArtifactError(f"GPTQ's integers make a decoder in int4, not in {precision}")
+    if (ranges is None) != (precision != "w8a8"):
+        raise ArtifactError("ranges of activations belong to a decoder in w8a8, and it needs them")
     model = ir.load(source)
     integers = None if gptq is None else GptqCheckpoint(gptq)
     if integers is not None:
         take_over(model, integers, accuracy_level, compact_scales)
+    elif ranges is not None:
+        quantize_products(model, read_ranges(ranges))
     elif precision == "fp16w":
         halve_graph(model)
     elif bits := BITS[precision]:

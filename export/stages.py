@@ -72,9 +72,9 @@ def _calibration(job: Job) -> None:
     (job.out / "set.json").write_text(json.dumps(chosen.to_dict(), indent=1) + "\n")
 
 
-def _gptq(job: Job) -> None:
+def _samples(job: Job) -> Any:
+    """The calibration set that an earlier step drew, as the runtime would send it."""
     from proguard_edge.calibration.sets import CalibrationSet, render
-    from proguard_edge.export.gptq import quantize_gptq
     from proguard_edge.train.rows import read_jsonl
     from proguard_edge.train.sft import builder_of
 
@@ -93,14 +93,26 @@ def _gptq(job: Job) -> None:
     samples = render(CalibrationSet(rows, source.seed, digest), builder)
     for reason, count in samples.skipped.items():
         job.report(f"{count} rows of the calibration set were left out: {reason}")
+    return samples
+
+
+def _gptq(job: Job) -> None:
+    from proguard_edge.export.gptq import quantize_gptq
+
     quantize_gptq(
-        source.checkpoint,
+        job.source.checkpoint,
         job.out,
-        samples,
+        _samples(job),
         group_size=int(job.options.get("group_size", 128)),
-        python=source.pythons.get("gptq"),
+        python=job.source.pythons.get("gptq"),
         report=job.report,
     )
+
+
+def _ranges(job: Job) -> None:
+    from proguard_edge.export.ranges import FILE, measure_ranges
+
+    measure_ranges(job.source.checkpoint, job.out / FILE, _samples(job), job.report)
 
 
 def _rtn(job: Job) -> None:
@@ -135,8 +147,11 @@ def _transformers(job: Job) -> None:
 
 
 def _quantized(job: Job) -> dict[str, Path]:
-    """The step whose integers are to be taken over, where there is one."""
-    return {"gptq": job.inputs["gptq"]} if "gptq" in job.inputs else {}
+    """The step whose integers or ranges are to be taken over, where there is one."""
+    from proguard_edge.export.ranges import FILE
+
+    found = {"gptq": job.inputs["gptq"]} if "gptq" in job.inputs else {}
+    return {**found, "ranges": job.inputs["ranges"] / FILE} if "ranges" in job.inputs else found
 
 
 def _bnb(job: Job) -> None:
@@ -175,6 +190,7 @@ def _edgellm(job: Job) -> None:
 STAGES: dict[str, Stage] = {
     "calibration": Stage(_calibration, ("size",), uses_data=True),
     "gptq": Stage(_gptq, ("group_size",), ("samples",)),
+    "ranges": Stage(_ranges, (), ("samples",)),
     "rtn": Stage(_rtn, ("group_size",)),
     "onnx": Stage(
         _onnx,
@@ -188,7 +204,7 @@ STAGES: dict[str, Stage] = {
             "compact_scales",
             "search",
         ),
-        may_use=("gptq",),
+        may_use=("gptq", "ranges"),
     ),
     "transformers": Stage(_transformers, may_use=("gptq",)),
     "bnb": Stage(_bnb, ("kind",)),

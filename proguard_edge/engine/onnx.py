@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from proguard_edge.artifact import Artifact
 from proguard_edge.cache import Cache
 from proguard_edge.engine.base import Closing, Ids, Logits, Timings, first_line
+from proguard_edge.engine.integers import check_products
 from proguard_edge.engine.kv import KVBuffer, KVShape, PrefixStore
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.engine.table import TokenTable
@@ -43,6 +44,8 @@ class OnnxEngine:
         self.shape = KVShape(model["layers"], model["kv_heads"], model["head_dim"])
         self._threads = threads
         self._artifact = artifact
+        if artifact.precision == "w8a8":
+            check_products()
         self._decoder = self._session("decoder.onnx")
         self.embeddings = TokenTable(artifact, "embeddings", model["vocab"], model["hidden"])
         self.head = (
