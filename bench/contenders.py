@@ -25,11 +25,15 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """label: of the request. phases: milliseconds by phase, where the contender tells them."""
+    """label: of the request. phases: milliseconds by phase, where the contender tells them.
+
+    label_ms: to the request's label alone, where an answer holds more than that.
+    """
 
     label: str
     phases: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    label_ms: float | None = None
 
 
 class Contender(Protocol):
@@ -70,7 +74,11 @@ class Ours:
         policy = scenario.policy()
         verdict = self.guard.judge(request, policy=policy, mode=scenario.mode)
         phases = {k: v for k, v in verdict.timings_ms.items() if k != "total"}
-        return Answer(verdict.request.label, phases, verdict.tokens)
+        # The label comes out of the first pass; `decode` is what follows it.
+        label_ms = verdict.timings_ms["total"] - phases.get("decode", 0.0)
+        # A response is judged, and reasons are given, before or between.
+        alone = request.response is None and scenario.mode == "verdict"
+        return Answer(verdict.request.label, phases, verdict.tokens, label_ms if alone else None)
 
     def about(self) -> dict[str, Any]:
         artifact = self.guard.artifact

@@ -18,10 +18,13 @@ from proguard_edge.bench.ceilings import best_of
 from proguard_edge.bench.contenders import Answer, Contender, why
 from proguard_edge.bench.intervals import paired_ratio, quantile, quantiles
 from proguard_edge.bench.scenarios import Scenario
+from proguard_edge.engine.blas import one_blas_thread
 from proguard_edge.errors import ProGuardEdgeError
 
 LEAST_ROUNDS = 3
 REFERENCE_SIZE = 384
+# Idle threads of the last contender go on spinning for some milliseconds, on cores of the next.
+SETTLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,14 @@ class Series:
     answers: list[Answer] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def label_seconds(self) -> list[float]:
+        """To the request's label; the whole answer where nothing else is known."""
+        return [
+            whole if answer.label_ms is None else answer.label_ms / 1000
+            for whole, answer in zip(self.seconds, self.answers, strict=True)
+        ]
+
     def summary(self) -> dict[str, Any]:
         """Milliseconds: quantiles with intervals, medians of the phases, every round."""
         found: dict[str, Any] = {"contender": self.contender, "scenario": self.scenario}
@@ -53,6 +64,7 @@ class Series:
         if not self.seconds:
             return found
         ms = [1000 * s for s in self.seconds]
+        found["label_ms"] = quantile([1000 * s for s in self.label_seconds], 0.5).to_dict()
         found["ms"] = {name: q.to_dict() for name, q in quantiles(ms).items()}
         phases = sorted({name for answer in self.answers for name in answer.phases})
         found["phases_ms"] = {
@@ -104,7 +116,10 @@ def run(
 
 
 class Reference:
-    """A piece of work that is always the same: its time tells how fast the machine is just now."""
+    """A piece of work that is always the same: its time tells how fast the machine is just now.
+
+    On one thread: others would spin on, into what is timed next.
+    """
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -114,10 +129,12 @@ class Reference:
 
     def __call__(self) -> float:
         """Seconds."""
-        return best_of(lambda: self._a @ self._b)
+        with one_blas_thread():
+            return best_of(lambda: self._a @ self._b)
 
 
 def _time(one: Series, contender: Contender, scenario: Scenario, request: Any, keep: bool) -> None:
+    time.sleep(SETTLE_SECONDS)
     begin = time.perf_counter()
     try:
         answer = contender.judge(request, scenario)
@@ -145,6 +162,7 @@ def ratios(series: Sequence[Series], base: str) -> list[dict[str, Any]]:
                 "contender": one.contender,
                 "base": base,
                 "ratio": paired_ratio(one.seconds, first.seconds).to_dict(),
+                "label_ratio": paired_ratio(one.label_seconds, first.label_seconds).to_dict(),
                 "agreement": round(sum(a.label == b.label for a, b in pairs) / rounds, 4),
             }
         )

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-LATENCY = ("scenario", "contender", "runs", "p50 ms", "p90", "p95", "p99", "ratio", "agreement")
+LATENCY = (
+    *("scenario", "contender", "runs", "p50 ms", "p90", "p95", "p99", "ratio"),
+    *("label ms", "ratio", "agreement"),
+)
 THROUGHPUT = ("load", "requests", "per second", "p50 ms", "p90", "p95", "p99", "errors")
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -33,7 +36,7 @@ def _latency(report: Mapping[str, Any]) -> Table:
     for one in report["results"]:
         start = (one["scenario"], one["contender"], str(one["runs"]))
         if "ms" not in one or one["errors"]:
-            found.append((*start, "; ".join(one["errors"]) or "no run", *[""] * 5))
+            found.append((*start, "; ".join(one["errors"]) or "no run", *[""] * 7))
             continue
         ratio = beside.get(start[:2])
         found.append(
@@ -41,6 +44,10 @@ def _latency(report: Mapping[str, Any]) -> Table:
                 *start,
                 *_times(one["ms"]),
                 f"×{_interval(ratio['ratio'], 2)}" if ratio else "1",
+                f"{one['label_ms']['value']:.1f}" if "label_ms" in one else "",
+                f"×{_interval(ratio['label_ratio'], 2)}"
+                if ratio and "label_ratio" in ratio
+                else "",
                 f"{ratio['agreement']:.3f}" if ratio else "",
             )
         )
@@ -65,7 +72,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [f"**{report['warning']}**", ""]
     head, rows = table(report)
     lines += [markdown_row(head), markdown_row(["---"] * len(head)), *map(markdown_row, rows), ""]
-    lines += ["Intervals of 95 %. Ratios are medians over rounds, to the first contender.", ""]
+    lines += ["Intervals of 95 %. Ratios are medians over rounds, to the first contender. Label:"]
+    lines += ["time to the request's label alone; a peer that gives no more is timed by it.", ""]
     phases = [one for one in report["results"] if one.get("phases_ms")]
     if phases:
         names = sorted({name for one in phases for name in one["phases_ms"]})

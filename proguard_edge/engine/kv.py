@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +36,15 @@ class KVShape:
 
 
 class KVBuffer:
-    """Room for `capacity` tokens; `prefix` is the key of what stands in its first tokens."""
+    """Room for `capacity` tokens; `prefix` is the key of what stands in its first tokens.
+
+    bound: what an engine made of `data`'s addresses, None again once these have changed.
+    """
 
     def __init__(self, shape: KVShape, capacity: int) -> None:
         self.data = shape.zeros(capacity)
         self.prefix: str | None = None
+        self.bound: Any = None
 
     @property
     def capacity(self) -> int:
@@ -52,7 +57,7 @@ class KVBuffer:
 
     def grow(self, shape: KVShape, capacity: int, used: int) -> None:
         """Move the first `used` tokens into larger memory."""
-        old = self.data
+        old, self.bound = self.data, None
         self.data = shape.zeros(capacity)
         self.data[:, :, :, :, :used] = old[:, :, :, :, :used]
 
