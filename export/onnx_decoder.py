@@ -4,8 +4,8 @@ The graph comes from the model builder of onnxruntime-genai in float32, without 
 output head; matrices are rounded here, because the builder's own roundings lose more.
 
 Inputs: inputs_embeds [B, S, H], attention_mask int64 [B, P + S], position_ids int64 [3, B, S],
-past_key_values.N.key and .value [B, heads, P, D]. Outputs: hidden_states [B, S, H] after the final
-norm, present.N.key and .value. All keys come before all values.
+past_key_values.N.key and .value [B, heads, P, D]. Outputs: hidden_states [B, 1, H] of the
+last token after the final norm, present.N.key and .value. All keys come before all values.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from proguard_edge.export.gptq_layout import GptqCheckpoint
 from proguard_edge.export.gptq_onnx import check_integers, take_over
 from proguard_edge.export.graph import save
 from proguard_edge.export.half import halve_graph
+from proguard_edge.export.last_token import keep_last_token
 from proguard_edge.export.nbits import quantize_graph
 from proguard_edge.export.ranges import read_ranges
 from proguard_edge.export.w8a8 import quantize_products
@@ -127,6 +128,7 @@ def finish_decoder(
     if (ranges is None) != (precision != "w8a8"):
         raise ArtifactError("ranges of activations belong to a decoder in w8a8, and it needs them")
     model = ir.load(source)
+    keep_last_token(model)
     integers = None if gptq is None else GptqCheckpoint(gptq)
     if integers is not None:
         take_over(model, integers, accuracy_level, compact_scales)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proguard_edge.errors import ArtifactError
+from proguard_edge.export.last_token import INDEX
 from proguard_edge.export.nbits import matrices
 
 Floats = NDArray[np.float32]
@@ -135,10 +136,10 @@ class _Writer:
         # is rounded by token again, and its scale then takes both.
         self._owed: dict[int, Any] = {}
         self._constant("w8a8.level", np.float32(1 / LEVELS))
-        self._constant("w8a8.least", np.float32(1e-12))
         self._constant("w8a8.zero", np.uint8(ZERO))
         self._constant("w8a8.one", np.float32(1))
         self._constant("w8a8.flat", np.array([-1], np.int64))
+        self._one_zero = self._constant("w8a8.zero_of_one", np.array([ZERO], np.uint8))
         self._zeros = self._zero_of_each_token()
 
     def replace(self, node: Any) -> None:
@@ -182,12 +183,11 @@ class _Writer:
         axes = self._constant("w8a8.last", np.array([-1], np.int64))
         largest = self._op("ReduceMax", f"{name}.max", [size.outputs[0], axes], keepdims=1)
         level = self._op("Mul", f"{name}.level", [largest.outputs[0], self._get("w8a8.level")])
-        scale = self._op("Max", f"{name}.scale", [level.outputs[0], self._get("w8a8.least")])
-        flat = self._op("Reshape", f"{name}.flat", [scale.outputs[0], self._get("w8a8.flat")])
-        rounded = self._op(
-            "QuantizeLinear", f"{name}.q", [source, flat.outputs[0], self._zeros], axis=1
-        )
-        nodes, out = [size, largest, level, scale, flat, rounded], scale.outputs[0]
+        flat = self._op("Reshape", f"{name}.flat", [level.outputs[0], self._get("w8a8.flat")])
+        # A token of zeros has scale 0; whatever 0 / 0 is rounded to, it is multiplied by 0 again.
+        zeros = self._one_zero if _of_last_token(source) else self._zeros
+        rounded = self._op("QuantizeLinear", f"{name}.q", [source, flat.outputs[0], zeros], axis=1)
+        nodes, out = [size, largest, level, flat, rounded], level.outputs[0]
         made = source.producer()
         for value in made.inputs if made is not None and made.op_type == "Mul" else ():
             if (owed := self._owed.get(id(value))) is not None:
@@ -218,6 +218,22 @@ class _Writer:
 
     def _get(self, name: str) -> Any:
         return self._graph.initializers[name]
+
+
+def _of_last_token(value: Any) -> bool:
+    """Whether `keep_last_token` left one token of it, or of what it was made from."""
+    pending, seen = [value], set[int]()
+    while pending:
+        node = pending.pop().producer()
+        if node is None or id(node) in seen:
+            continue
+        if node.op_type == "Gather" and node.inputs[1].name == INDEX:
+            return True
+        seen.add(id(node))
+        # What comes before an attention is of all tokens.
+        if node.op_type != "GroupQueryAttention":
+            pending += [x for x in node.inputs if x is not None]
+    return False
 
 
 def probe_model() -> Any:
