@@ -1,8 +1,10 @@
 """Whether one report is slower than another, for a pipeline that should stop then.
 
-Medians are compared scenario by scenario, each divided by the reference work that was timed beside
-it, so that a machine that is slower today is not taken for a slower program. A scenario counts as
-slower when the lower end of its ratio's interval lies above the threshold.
+Scenario by scenario, times are divided by the reference work that was timed beside them, so that a
+machine that is slower today is not taken for a slower program. Reports of one seed asked the same
+requests in the same rounds and are compared round by round; others by their medians, which takes
+far more rounds, because a verdict with a category takes longer than one without. A scenario counts
+as slower when the lower end of its ratio's interval lies above the threshold.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from proguard_edge.bench.intervals import Estimate
+from proguard_edge.bench.intervals import Estimate, quantile
 from proguard_edge.errors import InputError
 
 FORMAT = "proguard-edge-bench/1"
@@ -71,7 +73,8 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], threshold: float = 0
         first = before.get((one["contender"], one["scenario"]))
         if first is None or "ms" not in one:
             continue
-        ratio = _ratio(_relative(first, old), _relative(one, new))
+        pair = _relative(first, old), _relative(one, new)
+        ratio = _paired(*pair) if _same_requests((old, first), (new, one)) else _ratio(*pair)
         low = ratio.value if ratio.low is None else ratio.low
         high = ratio.value if ratio.high is None else ratio.high
         slower, faster = low > 1 + threshold, high < 1 / (1 + threshold)
@@ -84,6 +87,23 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], threshold: float = 0
 def _relative(result: Mapping[str, Any], report: Mapping[str, Any]) -> Sequence[float]:
     unit = report["reference_ms"]["value"]
     return [ms / unit for ms in result["samples_ms"]]
+
+
+def _same_requests(*of: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
+    """Whether round i of both results asked the same."""
+    seeds = {report["settings"].get("seed") for report, _ in of}
+    scenarios = {report["settings"].get("scenarios") for report, _ in of}
+    tokens = {str(result.get("tokens", {}).get("content")) for _, result in of}
+    return all(map(_once, (seeds, scenarios, tokens))) and not any(r["errors"] for _, r in of)
+
+
+def _once(values: set[Any]) -> bool:
+    return len(values) == 1 and None not in values
+
+
+def _paired(old: Sequence[float], new: Sequence[float]) -> Estimate:
+    """Median of the ratios round by round, with its interval of 99 %."""
+    return quantile([b / a for a, b in zip(old, new, strict=False)], 0.5, 0.99)
 
 
 def _ratio(old: Sequence[float], new: Sequence[float]) -> Estimate:

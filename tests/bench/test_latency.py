@@ -148,6 +148,28 @@ def test_a_slower_machine_is_not_a_slower_program():
     assert change.ratio.value == pytest.approx(1.0, abs=0.05)
 
 
+def test_requests_of_two_lengths_are_compared_round_by_round():
+    """Every second answer takes twice as long: medians alone would not see 20 %."""
+    import numpy as np
+
+    rng = np.random.default_rng(2)
+
+    def both(factor, seed):
+        times = [factor * (60 + 40 * (i % 2)) * rng.normal(1, 0.03) for i in range(30)]
+        report = report_of({"text": times})
+        return {**report, "settings": {**report["settings"], "seed": seed, "scenarios": "text"}}
+
+    old = both(1, 0)
+    for _ in range(10):
+        assert not compare(old, both(1, 0))[0].slower
+    (change,) = compare(old, both(1.2, 0))
+    assert change.slower
+    assert change.ratio.value == pytest.approx(1.2, abs=0.05)
+    (other,) = compare(old, both(1.2, 1))
+    assert not other.slower
+    assert other.ratio.low < change.ratio.low
+
+
 def test_reports_that_cannot_be_compared_are_errors(tmp_path):
     old, new = report_of({"text": [1.0] * 5}), report_of({"image": [1.0] * 5})
     with pytest.raises(InputError, match="no scenario in common"):
