@@ -102,7 +102,8 @@ class Peer(Protocol):
 
 
 def load(spec: str, encoder: PromptEncoder | None, threads: int) -> Contender:
-    """A contender from what a user wrote: `ARTIFACT`, `ARTIFACT@ENGINE` or `PEER=FOLDER`.
+    """A contender from what a user wrote: `ARTIFACT`, `ARTIFACT@ENGINE`, `PEER=FOLDER`, or
+    `ARTIFACT@http://ADDRESS` for a server (vLLM, trtllm-serve) with the artifact's weights.
 
     encoder: of the first contender; peers are given its prompts. Raises ArtifactError: no such
     folder or peer, or a peer that is not installed, with the command that installs it.
@@ -117,7 +118,14 @@ def load(spec: str, encoder: PromptEncoder | None, threads: int) -> Contender:
         make: Peer = getattr(importlib.import_module(module), name)
         return make(Path(folder), encoder, threads)
     folder, _, engine = spec.partition("@")
-    guard = Guard.load(folder or None, engine or "auto", threads=threads, ocr=False)
+    served = engine if engine.startswith(("http://", "https://")) else None
+    guard = Guard.load(
+        folder or None,
+        "remote" if served else engine or "auto",
+        threads=threads,
+        ocr=False,
+        server=served,
+    )
     return Ours(spec or "starter", guard, threads)
 
 

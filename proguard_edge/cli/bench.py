@@ -33,7 +33,7 @@ def _outputs(command: Any) -> Any:
 @click.option(
     "--vs",
     multiple=True,
-    metavar="ARTIFACT|ARTIFACT@ENGINE|PEER=FOLDER",
+    metavar="ARTIFACT|ARTIFACT@ENGINE|ARTIFACT@http://ADDRESS|PEER=FOLDER",
     help="Another contender, timed in turn with the first. Peers: transformers, "
     "genai (of a checkpoint), llama.cpp, openvino (of an INT4 artifact).",
 )
