@@ -121,7 +121,9 @@ def need(step: Step, weights: Weights, *, vision: bool = True) -> Need:
         kept += tower * BYTES[str(step.options.get("vision_precision", "fp16w"))]
         whole = 4.0 * weights.decoder
         result = whole if precision == "fp32" else weights.decoder * _decoder_bytes(step)
-        return Need(kept, whole, max(1.5 * half, result) + 1.5 * GB)
+        return Need(kept, whole, max(0.9 * half, result) + 1.5 * GB)
+    if step.stage == "ranges":
+        return Need(0.01 * GB, 0.0, half + 1.5 * GB)
     if step.stage in ("gptq", "rtn", "trtllm"):
         memory = half + 60.0 * weights.layer if step.stage == "gptq" else 16.0 * weights.layer
         return Need(quantized, 0.0, memory + 1.5 * GB)
@@ -168,6 +170,8 @@ def _decoder_bytes(step: Step) -> float:
     if precision in BYTES and precision != "int8":
         return BYTES[precision]
     block = 128 if "gptq" in step.inputs else int(step.options.get("block_size", 32))
+    if precision == "w8a8":
+        return 1.0
     bits = 4 if precision == "int4" else 8
     scale = 2 if step.options.get("compact_scales") else 4
     return bits / 8 + (scale + bits / 8) / block

@@ -14,7 +14,6 @@ from proguard_edge.errors import ArtifactError
 from proguard_edge.export.transformers_artifact import export_transformers
 
 
-
 @pytest.fixture(scope="module")
 def artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("served") / "artifact"
