@@ -11,6 +11,7 @@ from activations into weights, which changes nothing in exact arithmetic (Smooth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ ZERO = 128
 # starter, .8 changed the fewest scores; without a limit dead channels get out of hand.
 STRENGTH = 0.8
 LARGEST_SHIFT = 8.0
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 # Inputs of matrices, as `ranges` names them, and the matrices that read them.
 READERS = {
     "attn": ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
@@ -49,14 +51,26 @@ def quantize_products(model: Any, ranges: Mapping[str, Floats]) -> int:
     if attention is None:
         raise ArtifactError("the decoder's graph holds no attention")
     heads = int(attention.attributes["num_heads"].as_int())
-    for layer in sorted({int(name.split(".")[0]) for name in ranges}):
-        _smooth(_Weights(graph, layer), ranges, str(layer), heads)
-    nodes = matrices(model)
+    by_layer: dict[int, list[Any]] = {}
+    for node in matrices(model):
+        by_layer.setdefault(_layer_of(node), []).append(node)
+    if {str(layer) for layer in by_layer} != {name.split(".")[0] for name in ranges}:
+        raise ArtifactError(f"ranges of another model: this one has {len(by_layer)} layers")
     writer = _Writer(graph)
-    for node in nodes:
-        writer.replace(node)
+    # Layer by layer, so that no more than one is in memory in float32.
+    for layer, nodes in by_layer.items():
+        _smooth(_Weights(graph, layer), ranges, str(layer), heads)
+        for node in nodes:
+            writer.replace(node)
     model.graph.opset_imports.setdefault("com.microsoft", 1)
-    return len(nodes)
+    return sum(map(len, by_layer.values()))
+
+
+def _layer_of(node: Any) -> int:
+    found = _LAYER.match(node.inputs[1].name)
+    if found is None:
+        raise ArtifactError(f"{node.inputs[1].name}: a matrix of no layer")
+    return int(found[1])
 
 
 class _Weights:

@@ -147,6 +147,9 @@ def test_ranges_of_another_model_are_refused(graph, ranges, tmp_path):
     np.savez(tmp_path / "ranges.npz", **arrays)
     with pytest.raises(ArtifactError, match="100 ranges for 192 rows"):
         finish_decoder(graph, tmp_path, "w8a8", ranges=tmp_path / "ranges.npz")
+    np.savez(tmp_path / "ranges.npz", **{k: v for k, v in arrays.items() if k[0] == "0"})
+    with pytest.raises(ArtifactError, match="this one has 2 layers"):
+        finish_decoder(graph, tmp_path, "w8a8", ranges=tmp_path / "ranges.npz")
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(ArtifactError, match="no ranges of activations"):
         read_ranges(tmp_path / "text.npz")
