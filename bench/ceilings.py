@@ -80,7 +80,7 @@ def decoder_work(artifact: Artifact) -> Work | None:
         if node.op_type == "MatMulNBits":
             shape = {a.name: a.i for a in node.attribute}
             weights += shape["K"] * shape["N"]
-        elif node.op_type == "MatMul":
+        elif node.op_type in ("MatMul", "MatMulIntegerToFloat"):
             weights += int(np.prod(sizes.get(node.input[1], (0,))))
     data = Path(f"{path}.data")
     return Work(weights, data.stat().st_size) if weights and data.is_file() else None
