@@ -75,8 +75,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], threshold: float = 0
             continue
         pair = _relative(first, old), _relative(one, new)
         ratio = _paired(*pair) if _same_requests((old, first), (new, one)) else _ratio(*pair)
-        low = ratio.value if ratio.low is None else ratio.low
-        high = ratio.value if ratio.high is None else ratio.high
+        low, high = ratio.low or ratio.value, ratio.high or ratio.value
         slower, faster = low > 1 + threshold, high < 1 / (1 + threshold)
         found.append(Change(one["scenario"], one["contender"], ratio, slower, faster))
     if not found:
@@ -102,8 +101,11 @@ def _once(values: set[Any]) -> bool:
 
 
 def _paired(old: Sequence[float], new: Sequence[float]) -> Estimate:
-    """Median of the ratios round by round, with its interval of 99 %."""
-    return quantile([b / a for a, b in zip(old, new, strict=False)], 0.5, 0.99)
+    """Median of the ratios round by round, with its interval of 99 %; of fewer than eight rounds
+    the smallest and the largest, which hold it less surely."""
+    ratios = [b / a for a, b in zip(old, new, strict=False)]
+    found = quantile(ratios, 0.5, 0.99)
+    return found if found.low is not None else Estimate(found.value, min(ratios), max(ratios))
 
 
 def _ratio(old: Sequence[float], new: Sequence[float]) -> Estimate:

@@ -165,6 +165,10 @@ def test_requests_of_two_lengths_are_compared_round_by_round():
     (change,) = compare(old, both(1.2, 0))
     assert change.slower
     assert change.ratio.value == pytest.approx(1.2, abs=0.05)
+    few = {**old, "results": [{**old["results"][0], "samples_ms": [60.0, 100.0, 60.0]}]}
+    (short,) = compare(old, few)
+    assert short.ratio.low <= short.ratio.value <= short.ratio.high
+    assert not short.slower
     (other,) = compare(old, both(1.2, 1))
     assert not other.slower
     assert other.ratio.low < change.ratio.low
