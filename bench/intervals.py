@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,11 +28,6 @@ class Estimate:
         """Plain data."""
         cells = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if v is None else round(v, digits) for name, v in cells.items()}
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Estimate:
-        """The inverse of `to_dict`, but for the digits."""
-        return cls(raw["value"], raw["low"], raw["high"])
 
 
 def quantile(values: Sequence[float], q: float, confidence: float = 0.95) -> Estimate:

@@ -49,6 +49,6 @@ def test_no_values_are_an_error():
         quantile([], 0.5)
 
 
-def test_plain_data_comes_back():
-    found = Estimate(1.23456, None, 2.0)
-    assert Estimate.from_dict(found.to_dict(1)) == Estimate(1.2, None, 2.0)
+def test_plain_data_is_rounded():
+    found = Estimate(1.23456, None, 2.0).to_dict(1)
+    assert found == {"value": 1.2, "low": None, "high": 2.0}
