@@ -25,10 +25,7 @@ def keep_last_token(model: Any) -> None:
     graph = model.graph
     if INDEX in graph.initializers:
         return
-    attention = [node for node in graph if node.op_type == "GroupQueryAttention"]
-    if not attention:
-        raise ArtifactError("the decoder's graph holds no attention")
-    last = attention[-1].outputs[0]
+    last = attentions(graph)[-1].outputs[0]
     norm = _norm_behind(last)
     index = ir.Value(name=INDEX, const_value=ir.tensor(np.array([-1], np.int64), name=INDEX))
     graph.register_initializer(index)
@@ -45,6 +42,14 @@ def keep_last_token(model: Any) -> None:
             node.replace_input_with(place, gather.outputs[0])
     hidden = next(x for x in graph.outputs if x.name == "hidden_states")
     hidden.shape = ir.Shape([hidden.shape[0], 1, hidden.shape[2]])
+
+
+def attentions(graph: Any) -> list[Any]:
+    """The attention nodes of a decoder, one a layer. Raises ArtifactError when there are none."""
+    found = [node for node in graph if node.op_type == "GroupQueryAttention"]
+    if not found:
+        raise ArtifactError("the decoder's graph holds no attention")
+    return found
 
 
 def _behind(value: Any) -> list[Any]:

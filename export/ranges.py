@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proguard_edge.engine.positions import rope_positions
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.checkpoint import Checkpoint
 from proguard_edge.export.sizes import Weights, free_memory, reference_memory
 
 if TYPE_CHECKING:
-    from proguard_edge.export.gptq import Sample
+    from proguard_edge.train.sft_data import Sample
 
 Report = Callable[[str], None]
 FILE = "ranges.npz"
@@ -43,6 +42,7 @@ def measure_ranges(
     import torch
 
     from proguard_edge.train.sft import load_model
+    from proguard_edge.train.sft_data import collate
 
     if not samples:
         raise ArtifactError("activations are measured on calibration samples; none were given")
@@ -60,7 +60,11 @@ def measure_ranges(
     image = int(source.config.image_token_id)
     with torch.inference_mode():
         for number, sample in enumerate(samples, 1):
-            model.model(**_feeds(sample, image, merge, model.dtype), use_cache=False)
+            batch = collate([sample], image, merge)
+            del batch["labels"]
+            if "pixel_values" in batch:
+                batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+            model.model(**batch, use_cache=False)
             if number % 16 == 0 or number == len(samples):
                 report(f"activations: {number} of {len(samples)} samples")
     for hook in hooks:
@@ -68,7 +72,7 @@ def measure_ranges(
     arrays = {name: value.float().numpy() for name, value in found.items()}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ArtifactError(f"{checkpoint}: its activations are not finite numbers")
-    np.savez(out, allow_pickle=False, **arrays)
+    np.savez(out, **arrays)
     return out
 
 
@@ -89,20 +93,3 @@ def _keep(found: dict[str, Any], name: str) -> Callable[..., None]:
         found[name] = torch.maximum(found[name], largest) if name in found else largest
 
     return hook
-
-
-def _feeds(sample: Sample, image: int, merge: int, dtype: Any) -> dict[str, Any]:
-    import torch
-
-    ids = np.asarray(sample.ids, np.int64)
-    grids = [patches.grid for patches in sample.images]
-    positions, _ = rope_positions(ids, image, grids, merge)
-    feeds = {
-        "input_ids": torch.from_numpy(ids)[None],
-        "position_ids": torch.from_numpy(positions)[:, None],
-    }
-    if grids:
-        pixels = np.concatenate([patches.pixels for patches in sample.images])
-        feeds["pixel_values"] = torch.from_numpy(pixels).to(dtype)
-        feeds["image_grid_thw"] = torch.tensor(grids)
-    return feeds

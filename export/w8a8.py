@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proguard_edge.errors import ArtifactError
-from proguard_edge.export.last_token import INDEX
+from proguard_edge.export.last_token import INDEX, attentions
 from proguard_edge.export.nbits import matrices
 
 Floats = NDArray[np.float32]
@@ -47,10 +47,7 @@ def quantize_products(model: Any, ranges: Mapping[str, Floats]) -> int:
     weights that are not finite.
     """
     graph = model.graph
-    attention = next((n for n in graph if n.op_type == "GroupQueryAttention"), None)
-    if attention is None:
-        raise ArtifactError("the decoder's graph holds no attention")
-    heads = int(attention.attributes["num_heads"].as_int())
+    heads = int(attentions(graph)[0].attributes["num_heads"].as_int())
     by_layer: dict[int, list[Any]] = {}
     for node in matrices(model):
         by_layer.setdefault(_layer_of(node), []).append(node)
@@ -62,7 +59,6 @@ def quantize_products(model: Any, ranges: Mapping[str, Floats]) -> int:
         _smooth(_Weights(graph, layer), ranges, str(layer), heads)
         for node in nodes:
             writer.replace(node)
-    model.graph.opset_imports.setdefault("com.microsoft", 1)
     return sum(map(len, by_layer.values()))
 
 

@@ -1,8 +1,9 @@
 """The runtime's engine: ONNX Runtime, one process, no torch.
 
 `decoder.onnx` takes `inputs_embeds` [1, S, H], `position_ids` [3, 1, S], `attention_mask` [1, T]
-and the keys and values of the past, and gives hidden states [1, S, H]; embeddings and output head
-are memory-mapped tables outside the graph, so a verdict reads a few rows of the head.
+and the keys and values of the past, and gives the last token's hidden state [1, 1, H] (artifacts
+of earlier exports: of all tokens, [1, S, H]); embeddings and output head are memory-mapped tables
+outside the graph, so a verdict reads a few rows of the head.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ class OnnxEngine:
     def decode(
         self, buffer: KVBuffer, past: int, embeddings: NDArray[np.float32], positions: Ids
     ) -> NDArray[np.float32]:
-        """Run the decoder on `embeddings` [S, H] after `past` tokens; hidden states [S, H].
+        """Run the decoder on `embeddings` [S, H] after `past` tokens; hidden states [1 or S, H],
+        the last token's at the end.
 
         Writes keys and values of the S tokens into `buffer`. Raises EngineError.
         """
@@ -219,7 +221,7 @@ class OnnxSequence(Closing):
         images: Sequence[Patches] = (),
         features: Sequence[NDArray[np.float32]] = (),
     ) -> NDArray[np.float32]:
-        """Append `ids`; hidden states float32 [S, H] of all of them."""
+        """Append `ids`; hidden states float32 [1 or S, H], see `OnnxEngine.decode`."""
         engine = self._engine
         total = self._length + len(ids)
         if self._closed or not len(ids):

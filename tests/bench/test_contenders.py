@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from artifacts import contents
@@ -16,6 +15,7 @@ from proguard_edge.errors import ArtifactError
 from proguard_edge.export.onnx_artifact import export_onnx
 from proguard_edge.export.ranges import measure_ranges
 from proguard_edge.export.transformers_artifact import export_transformers
+from proguard_edge.train.sft_data import Sample
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_weights_that_a_token_is_multiplied_with_are_counted(
 ) -> None:
     more = {}
     if precision == "w8a8":
-        prompt = SimpleNamespace(ids=[5, 9, 33, 120, 7], images=())
+        prompt = Sample([5, 9, 33, 120, 7], [5, 9, 33, 120, 7], (), 5)
         more = {"ranges": measure_ranges(tiny, tmp_path / "ranges.npz", [prompt])}
     made = export_onnx(tiny, tmp_path / "artifact", contents(), precision=precision, **more)
     work = decoder_work(made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -20,17 +19,12 @@ from proguard_edge.export.onnx_artifact import export_onnx
 from proguard_edge.export.onnx_decoder import build_graph, finish_decoder
 from proguard_edge.export.ranges import measure_ranges, read_ranges
 from proguard_edge.guard import Guard
+from proguard_edge.train.sft_data import Sample
 
 IDS = [[5, 9, 33, 120, 7, 64, 300, 12], [8, 41, 2, 77, 250, 19]]
 
 
-@dataclass(frozen=True)
-class Prompt:
-    ids: list[int]
-    images: tuple = ()
-
-
-PROMPTS = [Prompt(ids) for ids in IDS]
+PROMPTS = [Sample(ids, ids, (), len(ids)) for ids in IDS]
 
 
 @pytest.fixture(scope="module")
