@@ -11,7 +11,13 @@ ProGuardEdgeError
  ├─ EngineError        the engine could not be loaded, or failed while it ran
  ├─ AnswerError        the model's answer is not one of the allowed answers
  ├─ QualityError       an export was measured, and changed more than it may
- └─ TrainingError      a training run cannot start, or stopped before its end
+ ├─ TrainingError      a training run cannot start, or stopped before its end
+ └─ ServiceError       the server could not give a verdict now; another time it may
+     ├─ BusyError      the queue is full: come back after `retry_after` seconds
+     ├─ DeadlineError  no verdict within the time that a request may take
+     ├─ WorkerError    the process that judges died or hung
+     │   └─ StartingError  no process that judges has started yet
+     └─ AuditError     the audit log cannot be written, read, or does not hold together
 
 None of them ever stands for "safe": whoever catches one knows that nothing was decided.
 """
@@ -65,3 +71,31 @@ class QualityError(ProGuardEdgeError):
 
 class TrainingError(ProGuardEdgeError):
     """A training run cannot start, or stopped before its end."""
+
+
+class ServiceError(ProGuardEdgeError):
+    """The server gives no verdict now. `retry_after`: seconds after which it may."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BusyError(ServiceError):
+    """More requests wait than may: nothing was judged, come back after `retry_after`."""
+
+
+class DeadlineError(ServiceError):
+    """The request waited, or was judged, longer than it may. No verdict was given."""
+
+
+class WorkerError(ServiceError):
+    """The process that judges died or hung. No verdict was given."""
+
+
+class StartingError(WorkerError):
+    """No process that judges has started yet, or again. Nothing was judged."""
+
+
+class AuditError(ServiceError):
+    """The audit log cannot be written or read, or does not hold together."""

@@ -13,6 +13,9 @@ import click
 COMMANDS = {
     "moderate": ("proguard_edge.cli.moderate:moderate", "Judge one text, image or conversation."),
     "moderate-batch": ("proguard_edge.cli.batch:moderate_batch", "Judge the rows of a JSONL file."),
+    "serve": ("proguard_edge.cli.serve:serve", "Moderate over HTTP, with a page to see it."),
+    "api-key": ("proguard_edge.cli.serve:api_key", "Make a key for a client of the server."),
+    "audit": ("proguard_edge.cli.audit:audit", "Verify the audit log of a server."),
     "policy": ("proguard_edge.cli.policy:policy", "Show, check, import and cut policy files."),
     "artifact": (
         "proguard_edge.cli.artifact:artifact",

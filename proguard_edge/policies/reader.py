@@ -30,7 +30,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def read_policy(path: Path) -> Policy:
     """Policy of a file in our own layout. Raises PolicyError, which names the file."""
     try:
-        return _policy(_parse(path))
+        return policy_of(_parse(path))
     except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from None
 
@@ -127,7 +127,8 @@ def _one_line(error: Exception) -> str:
     return error.problem if mark is None else f"{error.problem} (line {mark.line + 1})"
 
 
-def _policy(data: Any) -> Policy:
+def policy_of(data: Any) -> Policy:
+    """The policy in plain data, laid out as in a policy file. Raises PolicyError."""
     top = _fields(data, "the file", {"name", "version", "language", "categories"})
     categories: list[Category] = []
     for number, entry in enumerate(_list(top, "categories", "the file"), start=1):

@@ -1,0 +1,298 @@
+"""Audit: an append-only log of what was judged, in which an edited or missing line shows.
+
+A folder of `audit-000001.jsonl`, `audit-000002.jsonl` … Each line is JSON and carries `seq`, from
+1 on across files, `prev` (the `mac` of the line before) and `mac`: HMAC-SHA256 over the line
+without it, by the key in `audit.key`. `head.json` says which line is the last. Whoever can write
+the files but not read the key can change nothing unseen; whoever has both, can: keep the key
+elsewhere (`key_file`), and note the head now and then.
+
+Content is not stored: a part of a request appears as HMAC-SHA256 by the same key, by which its
+owner finds it again and nobody else guesses a short text.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from proguard_edge.errors import AuditError
+
+KEY_FILE = "audit.key"
+HEAD_FILE = "head.json"
+START = "0" * 64
+MAX_FILE_BYTES = 64 << 20
+
+
+class AuditLog:
+    """Appends lines, each whole or not at all. One process may hold a folder open."""
+
+    def __init__(
+        self, folder: Path, key_file: Path | None = None, max_file_bytes: int = MAX_FILE_BYTES
+    ) -> None:
+        """Open a folder, new or not; a line that was cut off by a crash is cut out.
+
+        Raises AuditError when it cannot be written, is in use, or does not hold together.
+        """
+        self.folder, self._max = folder, max_file_bytes
+        # `sync` may run in another thread than `append`; the disk is waited for outside of it.
+        self._turn = threading.Lock()
+        self._file: IO[bytes] | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _lock(folder)
+            self._key = read_key(key_file or folder / KEY_FILE, create=True)
+            self._number = max(map(_number, _files(folder)), default=1)
+            self._open()
+        except OSError as error:
+            raise AuditError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        self.seq, self._mac = self._last()
+        self.sync()
+
+    def digest(self, content: str | bytes) -> str:
+        """HMAC-SHA256 (hex) by which the log names a text or a picture."""
+        raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+        return hmac.new(self._key, raw, hashlib.sha256).hexdigest()
+
+    def append(self, entry: dict[str, Any]) -> int:
+        """Write one line; its number. Raises AuditError: then nothing of it was written."""
+        with self._turn:
+            return self._append(entry)
+
+    def _append(self, entry: dict[str, Any]) -> int:
+        seq = self.seq + 1
+        line = {"seq": seq, "time": round(time.time(), 3), **entry, "prev": self._mac}
+        line["mac"] = mac = _mac(self._key, line)
+        raw = json.dumps(line, ensure_ascii=True).encode() + b"\n"
+        try:
+            self._rotate(len(raw))
+            self._write(raw)
+        except OSError as error:
+            raise AuditError(
+                f"the audit log cannot be written: {error.strerror or error}; nothing is answered "
+                "until it can"
+            ) from None
+        self.seq, self._mac = seq, mac
+        return seq
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk, and note the head. Raises AuditError."""
+        try:
+            with self._turn:
+                seq, mac = self.seq, self._mac
+                ours = os.dup(self._file.fileno()) if self._file is not None else None
+            if ours is not None:
+                try:
+                    os.fsync(ours)
+                finally:
+                    os.close(ours)
+            self._note_head(seq, mac)
+        except OSError as error:
+            raise AuditError(
+                f"the audit log cannot be written: {error.strerror or error}"
+            ) from None
+
+    def close(self) -> None:
+        """Sync, and free the folder."""
+        try:
+            self.sync()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self._lock.close()
+
+    def _write(self, raw: bytes) -> None:
+        if self._file is None:
+            self._open()
+        assert self._file is not None
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(raw) != len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            # A full disk takes the beginning of a line: what stands there must not stay.
+            self._file.truncate(end)
+            raise
+
+    def _rotate(self, more: int) -> None:
+        if self._file is None or self._file.seek(0, os.SEEK_END) + more <= self._max:
+            return
+        if self._file.tell() == 0:
+            return
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        self._number += 1
+        self._open()
+
+    def _open(self) -> None:
+        path = self.folder / f"audit-{self._number:06}.jsonl"
+        # Unbuffered: a line that was answered is with the system, whatever happens to us.
+        self._file = path.open("ab+", buffering=0)
+        path.chmod(0o600)
+
+    def _last(self) -> tuple[int, str]:
+        """Number and mac of the last whole line; a beginning of one behind it is cut off."""
+        assert self._file is not None
+        self._file.truncate(_whole(self._file))
+        for path in reversed(_files(self.folder)):
+            last = b""
+            with path.open("rb") as file:
+                for last in file:  # noqa: B007
+                    pass
+            if last:
+                line = _parsed(last, path)
+                if not hmac.compare_digest(_mac(self._key, line), str(line.get("mac"))):
+                    raise AuditError(
+                        f"{path}: the last line was altered, or the key is another; look at "
+                        f"`proguard-edge audit verify {self.folder}`"
+                    )
+                return int(line["seq"]), str(line["mac"])
+        return 0, START
+
+    def _note_head(self, seq: int, mac: str) -> None:
+        temporary = self.folder / f".{HEAD_FILE}.{secrets.token_hex(4)}"
+        try:
+            temporary.write_text(json.dumps({"seq": seq, "mac": mac}) + "\n")
+            temporary.replace(self.folder / HEAD_FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def verify(folder: Path, key_file: Path | None = None) -> Iterator[str]:
+    """Every fault of a log, one line for a person each; none means that it holds together.
+
+    Raises AuditError when there is no log, or no key, to verify.
+    """
+    files = _files(folder)
+    if not files:
+        raise AuditError(f"{folder}: no audit-*.jsonl in it")
+    key = read_key(key_file or folder / KEY_FILE)
+    seq, mac = 0, START
+    for path in files:
+        for number, raw in enumerate(_lines(path), 1):
+            where = f"{path.name}:{number}"
+            try:
+                line = _parsed(raw, path)
+                found, stated = int(line["seq"]), str(line["mac"])
+            except (AuditError, KeyError, TypeError, ValueError):
+                yield f"{where}: not a line of an audit log"
+                seq, mac = seq + 1, ""
+                continue
+            if not raw.endswith(b"\n"):
+                yield f"{where}: cut off"
+            if not hmac.compare_digest(_mac(key, line), stated):
+                yield f"{where}: line {found} was altered"
+            elif found != seq + 1:
+                yield f"{where}: {_gap(seq, found)}"
+            elif mac and not hmac.compare_digest(str(line.get("prev")), mac):
+                yield f"{where}: line {found} does not follow the one before it"
+            seq, mac = found, stated
+    yield from _against_head(folder, seq, mac)
+
+
+def head(folder: Path) -> dict[str, Any]:
+    """`seq` and `mac` of the last line, as noted. Raises AuditError."""
+    try:
+        raw = json.loads((folder / HEAD_FILE).read_text())
+        return {"seq": int(raw["seq"]), "mac": str(raw["mac"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AuditError(f"{folder / HEAD_FILE}: cannot be read: {error}") from None
+
+
+def read_key(path: Path, create: bool = False) -> bytes:
+    """32 bytes as hex in a file of ours alone. Raises AuditError."""
+    try:
+        if create and not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+        key = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise AuditError(f"{path}: no key of an audit log: {error}") from None
+    if len(key) != 32:
+        raise AuditError(f"{path}: no key of an audit log: {len(key)} bytes, not 32")
+    return key
+
+
+def _against_head(folder: Path, seq: int, mac: str) -> Iterator[str]:
+    try:
+        noted = head(folder)
+    except AuditError as error:
+        yield str(error)
+        return
+    # The head is noted once a second: it may lag behind, never be ahead.
+    if noted["seq"] > seq:
+        yield f"{_gap(seq, noted['seq'] + 1)} at the end"
+    elif noted["seq"] == seq and noted["mac"] != mac:
+        yield f"line {seq} is not the one that {HEAD_FILE} names"
+
+
+def _gap(seq: int, found: int) -> str:
+    if found <= seq:
+        return f"line {found} stands behind line {seq}"
+    missing = f"line {seq + 1} is" if found == seq + 2 else f"lines {seq + 1} to {found - 1} are"
+    return f"{missing} missing"
+
+
+def _mac(key: bytes, line: dict[str, Any]) -> str:
+    content = {name: value for name, value in line.items() if name != "mac"}
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
+
+
+def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        line = None
+    if not isinstance(line, dict):
+        raise AuditError(f"{path}: holds a line that is not of an audit log")
+    return line
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise AuditError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _whole(file: IO[bytes]) -> int:
+    """Bytes up to the end of the last whole line."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - (1 << 20)))
+    tail = file.read()
+    return size - (len(tail) - (tail.rfind(b"\n") + 1))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("audit-*.jsonl"), key=_number)
+
+
+def _number(path: Path) -> int:
+    digits = path.stem.removeprefix("audit-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    file = (folder / ".lock").open("ab")
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise AuditError(f"{folder}: another server writes this audit log") from None
+    return file

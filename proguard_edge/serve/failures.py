@@ -1,0 +1,61 @@
+"""Errors as HTTP: which status an error has, and the body that OpenAI's clients read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from proguard_edge.errors import (
+    AnswerError,
+    ArtifactError,
+    AuditError,
+    BusyError,
+    DeadlineError,
+    InputError,
+    LanguageError,
+    LimitError,
+    PolicyError,
+    ProGuardEdgeError,
+    ServiceError,
+    WorkerError,
+)
+
+# The first that fits: a class stands before the one that it derives from.
+STATUS: tuple[tuple[type[ProGuardEdgeError], int], ...] = (
+    (LimitError, 413),
+    (LanguageError, 422),
+    (InputError, 400),
+    (PolicyError, 400),
+    (ArtifactError, 422),
+    (BusyError, 429),
+    (DeadlineError, 504),
+    (WorkerError, 503),
+    (AuditError, 503),
+    (AnswerError, 500),
+    (ProGuardEdgeError, 500),
+)
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def status_of(error: ProGuardEdgeError) -> int:
+    """The HTTP status of an error; never one of success."""
+    return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def body(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """`{"error": {message, type, param, code}}`; `code` is our class's name."""
+    family = "server_error" if status >= 500 else "invalid_request_error"
+    kind = _TYPES.get(status, family)
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def answer(error: ProGuardEdgeError, param: str | None = None) -> JSONResponse:
+    """The whole answer, with Retry-After where trying again makes sense."""
+    status = status_of(error)
+    headers = {}
+    if isinstance(error, ServiceError):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    text = "".join(c if c.isprintable() else "\ufffd" for c in str(error))
+    return JSONResponse(body(status, type(error).__name__, text, param), status, headers)

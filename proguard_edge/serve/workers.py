@@ -1,0 +1,122 @@
+"""What runs in the children: a guard that judges, and a decoder that tries pictures first.
+
+Both are importable functions that take a plain spec: a child is a fresh process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proguard_edge.errors import InputError
+from proguard_edge.policy import Policy
+from proguard_edge.prompt import Mode
+from proguard_edge.request import Request
+from proguard_edge.serve.child import Handler
+
+
+@dataclass(frozen=True)
+class GuardSpec:
+    """How a worker loads its guard; the fields of `Guard.load`. policies: checked at the start."""
+
+    artifact: Path | None = None
+    engine: str = "auto"
+    threads: int = 0
+    verify: bool = False
+    ocr: bool | None = None
+    image_text_only: bool = False
+    max_miss_rate: float | None = None
+    server: Any = None
+    policies: tuple[Policy, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuardFacts:
+    """What a worker says of its guard once it has loaded."""
+
+    artifact: str
+    digest: str
+    policy: Policy
+    policy_is_fixed: bool
+    modalities: tuple[str, ...]
+    modes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is asked. policy: None = the artifact's own."""
+
+    request: Request
+    policy: Policy | None = None
+    mode: Mode = "verdict"
+
+
+def make_guard(spec: GuardSpec) -> tuple[Handler, GuardFacts]:
+    """A guard whose first verdict has been given: prefixes are cached, libraries are loaded."""
+    from proguard_edge.guard import Guard
+
+    guard = Guard.load(
+        spec.artifact,
+        spec.engine,
+        threads=spec.threads,
+        verify=spec.verify,
+        ocr=spec.ocr,
+        image_text_only=spec.image_text_only,
+        max_miss_rate=spec.max_miss_rate,
+        server=spec.server,
+    )
+    for policy in (None, *spec.policies):
+        guard.judge_of(policy)
+        # An artifact of another language withholds its "safe" on this; it is warm all the same.
+        with contextlib.suppress(InputError):
+            guard.moderate("How do I bake bread?", policy=policy)
+    known = guard.artifact
+    facts = GuardFacts(
+        known.name,
+        known.digest,
+        guard.policy,
+        known.policy_is_fixed,
+        known.modalities,
+        known.modes,
+    )
+
+    def judge(job: Job) -> dict[str, Any]:
+        return guard.judge(job.request, policy=job.policy, mode=job.mode).to_dict()
+
+    return judge, facts
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """memory: bytes of address space that decoding may take beyond what the process has."""
+
+    memory: int = 2 << 30
+
+
+def make_decoder(spec: DecoderSpec) -> tuple[Handler, None]:
+    """Decodes a picture in full and throws it away: one that passes harms no worker.
+
+    The process may take `spec.memory` more bytes than it has; a picture that needs more is an
+    ImageError, or the end of this process and of no other.
+    """
+    from proguard_edge.image.load import load_image
+
+    _limit_memory(spec.memory)
+
+    def decode(image: bytes) -> int:
+        return len(load_image(image))
+
+    return decode, None
+
+
+def _limit_memory(more: int) -> None:
+    own = Path("/proc/self/statm")
+    if not own.exists():  # not Linux: the decoder's time limit and its own process remain
+        return
+    import resource
+
+    pages = int(own.read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
