@@ -44,6 +44,13 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 @click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True)
 @click.option("--max-body-mb", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--header-seconds",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="In which a client must have sent its header; three times as long for the body.",
+)
 @click.option("--access-log", is_flag=True, help="A line for each request on stderr.")
 @handle_errors
 def serve(
@@ -89,6 +96,7 @@ def _settings(
     max_wait: float,
     deadline: float,
     max_body_mb: int,
+    header_seconds: float,
     **loading: Any,
 ) -> Settings:
     from proguard_edge.policy import Policy
@@ -116,6 +124,8 @@ def _settings(
         audit=audit,
         audit_key=audit_key,
         max_body_bytes=max_body_mb << 20,
+        header_s=header_seconds,
+        body_s=3 * header_seconds,
         # Another site's page could make a browser of this machine ask us, under a name of its own.
         allowed_hosts=hosts or (LOOPBACK if host in LOOPBACK else ()),
     )
