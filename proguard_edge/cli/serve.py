@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,9 +74,12 @@ def serve(
     settings = _settings(host, **options)
     shown = f"[{host}]" if ":" in host else host
     scheme = "https" if certificate else "http"
-    click.echo(f"loading; then on {scheme}://{shown}:{port}", err=True)
-    run(settings, Listen(host, port, certificate, key, access_log))
-    sys.exit(0)
+    click.echo("loading", err=True)
+
+    def ready(name: str) -> None:
+        click.echo(f"{name} judges on {scheme}://{shown}:{port}", err=True)
+
+    run(settings, Listen(host, port, certificate, key, access_log), ready)
 
 
 def _settings(
@@ -111,6 +114,9 @@ def _settings(
         )
     own = Policy.load(policy_file) if policy_file is not None else None
     named = _policies(policies)
+    if workers > 1 and not loading["threads"]:
+        # Each engine would take all cores, and they would wait for one another.
+        loading["threads"] = max(1, (os.cpu_count() or 1) // workers)
     checked = tuple(filter(None, (own, *named.values())))
     return Settings(
         guard=GuardSpec(**loading, policies=checked),
