@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -30,8 +26,9 @@ import httpx
 
 from proguard_edge.batch import read_rows
 from proguard_edge.bench.machine import machine
+from proguard_edge.bench.served import Server
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.errors import EngineError, ProGuardEdgeError
+from proguard_edge.errors import ProGuardEdgeError
 from proguard_edge.guard import Guard
 
 SHARES = (0.5, 1.0, 3.0)
@@ -82,51 +79,6 @@ class Result:
             at = min(len(ordered) - 1, len(ordered) * share // 100)
             found[f"p{share}_ms"] = round(1000 * ordered[at], 1) if ordered else None
         return found
-
-
-class Server:
-    """`proguard-edge serve` in a process of its own."""
-
-    def __init__(self, artifact: Path | None, options: Sequence[str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        chosen = ["--artifact", str(artifact)] if artifact is not None else []
-        command = ["serve", "--port", str(port), *chosen, *options]
-        self._process = subprocess.Popen([sys.executable, "-m", "proguard_edge", *command])
-
-    async def ready(self, client: httpx.AsyncClient) -> None:
-        """Wait until it can judge. Raises EngineError when it ends before."""
-        while self._process.poll() is None:
-            try:
-                if (await client.get(f"{self.url}/readyz")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            await asyncio.sleep(0.1)
-        raise EngineError(f"the server ended with {self._process.returncode}")
-
-    def memory_mb(self) -> float:
-        """Resident memory of the server and its children."""
-        return sum(map(_resident_mb, (self._process.pid, *self._children())))
-
-    def kill_worker(self) -> bool:
-        """SIGKILL for the largest child, which is the engine's."""
-        children = self._children()
-        if not children:
-            return False
-        os.kill(max(children, key=_resident_mb), signal.SIGKILL)
-        return True
-
-    def stop(self) -> int:
-        """SIGTERM; its exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(120)
-
-    def _children(self) -> list[int]:
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/children")
-        return [int(pid) for task in tasks for pid in task.read_text().split()]
 
 
 async def ask(client: httpx.AsyncClient, url: str, item: Expected, into: Result) -> None:
@@ -292,14 +244,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
 def _say(result: Result) -> None:
     line = {k: v for k, v in result.summary().items() if k != "memory_mb"}
     click.echo(json.dumps(line, ensure_ascii=False), err=True)
-
-
-def _resident_mb(pid: int) -> float:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @click.command()
