@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ PLATFORMS = {
 }
 # 1980-01-01, the first date that a zip can hold.
 EPOCH = "315532800"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
 SCRIPT_MODULES = (
@@ -189,9 +191,9 @@ def _artifacts(folders: Iterable[Path], files: dict[str, Path | bytes]) -> list[
     for folder in folders:
         artifact = Artifact.open(folder)
         check_digests(artifact)
-        name = folder.resolve().name
-        if any(other.folder.resolve().name == name for other in found):
-            raise ArtifactError(f"two artifacts are called {name}: rename a folder")
+        name = artifact.name
+        if not _NAME.fullmatch(name) or any(other.name == name for other in found):
+            raise ArtifactError(f"{folder}: {name!r} cannot name a folder, or names another too")
         for path in ("artifact.json", *artifact.files):
             files[f"artifacts/{name}/{path}"] = folder / path
         found.append(artifact)

@@ -11,14 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+
 from proguard_edge.bundle.archive import MANIFEST
-from proguard_edge.bundle.signature import canonical
+from proguard_edge.bundle.signature import envelope
 from proguard_edge.errors import InputError
 
 
 def keygen(private: Path, public: Path) -> None:
     """Write a new P-256 pair as PEM; neither file may exist. Raises InputError."""
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
@@ -40,37 +41,43 @@ def keygen(private: Path, public: Path) -> None:
 
 def sign(manifest: bytes, private: Path) -> bytes:
     """The signature on a manifest. Raises InputError for a key that cannot be used."""
+    from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
+    from model_signing._signing import sign_sigstore_pb
+
+    key = _private_key(private)
+    statement = json.dumps(_statement(manifest), sort_keys=True).encode()
+    # The nonce comes from key and message (RFC 6979): the same bundle twice has the same bytes.
+    method = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    proof = key.sign(sign_sigstore_pb.pae(statement), method)
+    pem = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return envelope(statement, proof, pem.decode())
+
+
+def _statement(manifest: bytes) -> dict[str, Any]:
+    """What model-signing states of a folder that holds the manifest; in an order of its own."""
+    from google.protobuf import json_format
     from model_signing import hashing
-    from model_signing._signing import sign_ec_key, signing
+    from model_signing._signing import signing
 
-    class Repeatable:
-        """ECDSA that draws its nonce from key and message (RFC 6979): the same bundle twice has
-        the same bytes. model-signing has no option for that."""
-
-        def __init__(self, key: Any) -> None:
-            self._key = key
-
-        def sign(self, data: bytes, algorithm: Any) -> bytes:
-            exact = ec.ECDSA(algorithm.algorithm, deterministic_signing=True)
-            made: bytes = self._key.sign(data, exact)
-            return made
-
-        def public_key(self) -> Any:
-            return self._key.public_key()
-
-    try:
-        signer: Any = sign_ec_key.Signer(private)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{private}: no private key: {error}") from None
-    if signer._private_key.public_key().curve.name != "secp256r1":
-        raise InputError(f"{private}: not of the curve P-256; `bundle keygen` makes one")
-    signer._private_key = Repeatable(signer._private_key)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         (folder / MANIFEST).write_bytes(manifest)
-        payload = signing.Payload(hashing.Config().hash(folder))
-        target = Path(scratch) / "signature"
-        signer.sign(payload).write(target)
-        return canonical(json.loads(target.read_text()))
+        config: Any = hashing.Config
+        payload = signing.Payload(config().hash(folder))
+    statement: dict[str, Any] = json.loads(json_format.MessageToJson(payload.statement.pb))
+    statement["predicate"]["serialization"]["ignore_paths"].sort()
+    return statement
+
+
+def _private_key(path: Path) -> Any:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: no private key: {error}") from None
+    if getattr(getattr(key, "curve", None), "name", "") != "secp256r1":
+        raise InputError(f"{path}: not of the curve P-256; `bundle keygen` makes one")
+    return key

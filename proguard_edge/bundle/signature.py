@@ -60,9 +60,18 @@ def key_id(pem: str) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
-def canonical(signature: dict[str, Any]) -> bytes:
+def envelope(statement: bytes, proof: bytes, pem: str) -> bytes:
     """The one way in which a bundle holds a signature: every other writing of it is refused."""
-    return json.dumps(signature, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    found = {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": key_id(pem)}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(statement).decode(),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(proof).decode(), "keyid": ""}],
+        },
+    }
+    return json.dumps(found, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def check(raw: bytes, pem: str, name: str, digest: str) -> None:
@@ -72,27 +81,16 @@ def check(raw: bytes, pem: str, name: str, digest: str) -> None:
     """
     try:
         found = json.loads(raw)
-        envelope = found["dsseEnvelope"]
-        payload, (only,) = envelope["payload"], envelope["signatures"]
-        signed = base64.b64decode(payload, validate=True)
+        wrapped = found["dsseEnvelope"]
+        (only,) = wrapped["signatures"]
+        signed = base64.b64decode(wrapped["payload"], validate=True)
         proof = base64.b64decode(only["sig"], validate=True)
-        rebuilt = {
-            "mediaType": MEDIA_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": key_id(pem)}, "tlogEntries": []},
-            "dsseEnvelope": {
-                "payload": base64.b64encode(signed).decode(),
-                "payloadType": PAYLOAD_TYPE,
-                "signatures": [{"sig": base64.b64encode(proof).decode(), "keyid": ""}],
-            },
-        }
         hint = found["verificationMaterial"]["publicKey"]["hint"]
-    except ArtifactError:
-        raise
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ArtifactError("malformed signature") from None
     if hint != key_id(pem):
         raise ArtifactError("signed with another key")
-    if canonical(rebuilt) != raw:
+    if envelope(signed, proof, pem) != raw:
         raise ArtifactError("malformed signature")
     before = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(signed)} ".encode()
     if not verifies(public_key(pem), proof, before + signed):
