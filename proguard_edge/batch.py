@@ -158,7 +158,8 @@ def run_batch(
                     keys.remove(key)
                     summary.skipped += 1
                 else:
-                    line = _judge(guard, row, key, source.parent, policy, mode)
+                    answer = judge_row(guard, row, source.parent, policy, mode)
+                    line = {"id": row.id, "key": key, **answer}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     file.flush()
                     summary.add(line)
@@ -167,22 +168,17 @@ def run_batch(
         raise InputError(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
-def _judge(
-    guard: Guard,
-    row: BatchRow,
-    key: str,
-    folder: Path,
-    policy: Policy | None,
-    mode: Mode,
+def judge_row(
+    guard: Guard, row: BatchRow, folder: Path, policy: Policy | None, mode: Mode
 ) -> dict[str, Any]:
+    """`{"verdict": …}`, or `{"error": …}` for what cannot be judged; images lie in `folder`."""
     try:
         if isinstance(row.row, InputError):
             raise row.row
         verdict = guard.judge(Request.from_row(row.row, folder), policy=policy, mode=mode)
     except ProGuardEdgeError as error:
-        found = {"type": type(error).__name__, "message": str(error)}
-        return {"id": row.id, "key": key, "error": found}
-    return {"id": row.id, "key": key, "verdict": verdict.to_dict()}
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
+    return {"verdict": verdict.to_dict()}
 
 
 def _resume(output: Path, summary: Summary) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ import click
 COMMANDS = {
     "moderate": ("proguard_edge.cli.moderate:moderate", "Judge one text, image or conversation."),
     "moderate-batch": ("proguard_edge.cli.batch:moderate_batch", "Judge the rows of a JSONL file."),
+    "scan": ("proguard_edge.cli.scan:scan", "Judge folders and data sets of any size, with Ray."),
     "policy": ("proguard_edge.cli.policy:policy", "Show, check, import and cut policy files."),
     "artifact": (
         "proguard_edge.cli.artifact:artifact",
