@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -85,11 +85,13 @@ def judge_shards(
     workers: int,
     finished: Callable[[Done], None],
     running: Callable[[dict[int, Progress]], None] = lambda _: None,
+    make: Callable[[Task], Worker] = Worker,
 ) -> None:
     """Give all shards to workers; `finished` is called once for each, in any order.
 
     running: called about once a second, from another thread, with the rows that shards have done
-    which are not finished, or were a moment ago. Raises EngineError when Ray fails.
+    which are not finished, or were a moment ago. make: a worker, in a process of its own. Raises
+    EngineError when Ray fails.
     """
     ledger = ray.remote(num_cpus=0)(Ledger).remote()
     # One shard a block: a block is what Ray hands out, and what is done again after a death. One
@@ -97,7 +99,7 @@ def judge_shards(
     items = [{"shard": shard.to_json()} for shard in shards]
     results = ray.data.from_items(items, override_num_blocks=len(items)).map(
         Judge,
-        fn_constructor_kwargs={"task": task, "ledger": ledger},
+        fn_constructor_kwargs={"worker": functools.partial(make, task), "ledger": ledger},
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         num_cpus=task.threads,
     )
@@ -137,8 +139,8 @@ class Ledger:
 class Judge:
     """A worker as Ray Data calls it: a shard in, its lines or failure out."""
 
-    def __init__(self, task: Task, ledger: Any) -> None:
-        self._worker, self._ledger, self._name = Worker(task), ledger, secrets.token_hex(8)
+    def __init__(self, worker: Callable[[], Worker], ledger: Any) -> None:
+        self._worker, self._ledger, self._name = worker(), ledger, secrets.token_hex(8)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
@@ -151,8 +153,12 @@ class Judge:
                 f"{shard.first + shard.rows - 1} of {shard.path}, or for want of memory: "
                 "try fewer --workers"
             )
-            return asdict(Done(shard.number, failure=failure))
-        return asdict(self._worker.judge(shard, self._teller(shard.number)))
+            done = Done(shard.number, failure=failure)
+        else:
+            done = self._worker.judge(shard, self._teller(shard.number))
+        # Arrow holds no lone surrogates, and names of files do.
+        plain = done.failure.encode("utf-8", "backslashreplace").decode("utf-8")
+        return asdict(replace(done, failure=plain))
 
     def _teller(self, number: int) -> Callable[[Progress], None]:
         last = monotonic()
@@ -188,6 +194,8 @@ def _local_settings(folder: str, cores: int) -> dict[str, Any]:
     # Whatever address it is given, Ray listens on all of them, but for systems on which it makes
     # no clusters. It reads the environment when it is imported.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Ray would give its workers the lowest priority; whoever wants that calls `nice`.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = _token()
     return {

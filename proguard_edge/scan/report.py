@@ -64,7 +64,7 @@ def _by_label(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The page for people; it shows `report.png`."""
-    judging, run, ms = found["judging"], found["run"], found["ms"]
+    judging, bound = found["judging"], found["judging"]["max_miss_rate"]
     lines = ["# Scan", ""]
     if not found["complete"]:
         lines += [f"**Not complete: {found['missing']} of {found['rows']} rows have no verdict.**"]
@@ -75,15 +75,10 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
         f"Artifact {judging['artifact'][:12]}, engine {judging['engine']}, policy "
         f"{judging['policy'][:12]}, mode {judging['mode']}, "
-        f"{'no bound' if judging['max_miss_rate'] is None else judging['max_miss_rate']} on "
-        f"missed content, {_cell(judging['reading'])}.",
+        f"{'no bound' if bound is None else f'a bound of {bound}'} on missed content, "
+        f"{_cell(judging['reading'])}.",
         "",
-        f"This run judged {run['rows']} rows in {run['seconds']:.0f} s with {run['workers']} "
-        f"workers of {run['threads']} threads ({run['rows_per_second']:.2f} rows/s)."
-        + (
-            f" A row takes {ms['p50']:.0f} ms (median), {ms['p95']:.0f} ms (p95)." * bool(ms["p50"])
-        ),
-        "",
+        *_timing(found),
     ]
     if found["not_looked_at"]:
         lines += ["## Not looked at", ""]
@@ -99,6 +94,18 @@ def markdown(found: Mapping[str, Any]) -> str:
     if found["errors"]:
         lines += ["## Errors", "", *_table(("error", "rows"), list(found["errors"].items()))]
     return "\n".join([*lines, "![categories, scores, times](report.png)", ""])
+
+
+def _timing(found: Mapping[str, Any]) -> list[str]:
+    run, ms, lines = found["run"], found["ms"], []
+    if run["rows"]:
+        lines.append(
+            f"This run judged {run['rows']} rows in {run['seconds']:.0f} s with {run['workers']} "
+            f"workers of {run['threads']} threads ({run['rows_per_second']:.2f} rows/s)."
+        )
+    if ms["p50"] is not None:
+        lines.append(f"A row takes {ms['p50']:.0f} ms (median), {ms['p95']:.0f} ms (p95).")
+    return [*lines, ""]
 
 
 def _others(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from proguard_edge.scan.lines import label_of, score_of
 
 SCORE_BINS = 20
 # Times are kept in bins of equal ratio: a quantile is right to a twentieth.
-_BINS_A_DECADE = 48
+_BINS_A_DECADE = 24
 
 
 @dataclass
