@@ -97,7 +97,8 @@ def _bar(found: Scan) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    begin = monotonic()
+    # When the first rows came, and how many there were: loading takes its time, once.
+    first: list[tuple[float, int]] = []
     columns = (
         *(TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
         TextColumn("{task.fields[speed]:.1f} rows/s, {task.fields[found]}"),
@@ -107,7 +108,10 @@ def _bar(found: Scan) -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("", total=found.plan.rows, speed=0.0, found="")
 
         def show(progress: Progress) -> None:
-            speed = (progress.rows - found.found_rows) / (monotonic() - begin)
+            if progress.rows > found.found_rows and not first:
+                first.append((monotonic(), progress.rows))
+            since, rows = first[0] if first else (0.0, progress.rows)
+            speed = (progress.rows - rows) / (monotonic() - since)
             counts = f"{progress.unsafe} unsafe, {progress.errors} errors"
             bar.update(task, completed=progress.rows, speed=speed, found=counts)
 
@@ -117,10 +121,13 @@ def _bar(found: Scan) -> Iterator[Callable[[Progress], None]]:
 
 def _write(found: Scan, run: Run) -> dict[str, Any]:
     """Write the report into the scan's folder; the summary."""
-    from proguard_edge.scan.report import markdown, plot, summary
+    from proguard_edge.scan.report import groups_of, markdown, plot, summary
+    from proguard_edge.unseen import policy_draft
 
-    summed = summary(found, run)
-    store = found.store
+    store, groups = found.store, groups_of(found)
+    summed = summary(found, run, groups)
+    if groups:
+        store.write("draft.yaml", policy_draft(groups).to_yaml().encode())
     store.write("report.png", plot(summed))
     store.write("report.md", markdown(summed).encode("utf-8", "replace"))
     text = json.dumps(summed, indent=1, ensure_ascii=False) + "\n"

@@ -66,7 +66,11 @@ def ray_at(address: str | None, cores: int, log: Path) -> Iterator[Any]:
                 prefix="pe-", dir=_short_folder(), ignore_cleanup_errors=True
             )
             settings = _local_settings(stack.enter_context(folder), cores)
-        yield _connected(stack, settings, address)
+        try:
+            ray = _connected(stack, settings, address)
+        except EngineError as error:
+            raise EngineError(f"{error}; its own words are in {log}") from error
+        yield ray
 
 
 def nodes_of(ray: Any) -> tuple[list[int], int]:

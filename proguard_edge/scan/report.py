@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from proguard_edge.scan.drive import Run
 from proguard_edge.scan.run import Scan
 from proguard_edge.scan.tally import SCORE_BINS
-from proguard_edge.unseen import group_names
+from proguard_edge.unseen import Group, group_names
 
 FORMAT = "proguard-edge-scan-summary/1"
 LABELS = ("safe", "unsafe", "error")
@@ -20,10 +20,14 @@ MAX_NAMES, MAX_LISTED = 5000, 20
 _BARS = 25
 
 
-def summary(scan: Scan, run: Run) -> dict[str, Any]:
-    """Plain data, ready for JSON. run: the last one."""
+def groups_of(scan: Scan) -> list[Group]:
+    """The names of risks that the policy lacks in groups, of `MAX_NAMES` the most frequent."""
+    return group_names(dict(scan.tally.unseen.most_common(MAX_NAMES)))
+
+
+def summary(scan: Scan, run: Run, groups: Sequence[Group]) -> dict[str, Any]:
+    """Plain data, ready for JSON. run: the last one. groups: those of `groups_of`."""
     tally, plan = scan.tally, scan.plan
-    grouped = dict(tally.unseen.most_common(MAX_NAMES))
     categories = [
         {"id": id_, "name": name, "rows": rows}
         for (id_, name), rows in tally.categories.most_common()
@@ -42,10 +46,10 @@ def summary(scan: Scan, run: Run) -> dict[str, Any]:
         "unseen": {
             "rows": tally.unseen.total(),
             "names": len(tally.unseen),
-            "names_not_grouped": len(tally.unseen) - len(grouped),
+            "names_not_grouped": len(tally.unseen) - sum(len(g.names) for g in groups),
             "groups": [
                 {"name": g.name, "rows": g.count, "names": dict(g.names[:MAX_LISTED])}
-                for g in group_names(grouped)
+                for g in groups
             ],
         },
         "scores": {"from": 0.0, "to": 1.0, "rows": tally.scores},

@@ -2,7 +2,7 @@
 
     DIR/scan.json          the plan
     DIR/parts/000000.jsonl the verdicts of a shard, or .parquet
-    DIR/summary.json, report.md, report.png
+    DIR/summary.json, report.md, report.png, draft.yaml
 
 A file is there whole or not at all: what exists is finished.
 """

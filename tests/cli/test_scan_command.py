@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from variants import ALL_SAFE, ALL_UNSAFE, variant
 
 from proguard_edge.cli import main
+from proguard_edge.policy import Policy
 from proguard_edge.scan.drive import Run
+from proguard_edge.scan.lines import to_bytes
 from proguard_edge.scan.worker import Done, Worker
 
 
@@ -114,3 +116,28 @@ def test_a_missing_extra_is_said_before_anything_is_loaded(folder, tmp_path, mon
     assert done.exit_code == 3
     assert "pip install 'proguard-edge[ray]'" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_risks_that_the_policy_lacks_become_a_draft_of_a_policy(
+    wary, folder, tmp_path, monkeypatch
+):
+    judge = Worker.judge
+
+    def named(self, shard):
+        # The tiny model names what comes to its random mind.
+        lines = [json.loads(raw) for raw in judge(self, shard).lines.splitlines()]
+        for number, line in enumerate(lines):
+            name = f"{('Illegal', 'Online')[number]} gambling"
+            risk = {"id": None, "name": name, "in_policy": False, "score": 0.5}
+            line["verdict"]["category"] = risk
+        return Done(shard.number, b"".join(map(to_bytes, lines)))
+
+    monkeypatch.setattr(Worker, "judge", named)
+    done = run(folder, "-o", tmp_path / "out", "--artifact", wary)
+    assert done.exit_code == 1
+    assert "2  Illegal gambling (not in the policy)" in done.output
+    draft = Policy.load(tmp_path / "out" / "draft.yaml")
+    assert [(c.name, c.synonyms) for c in draft.categories] == [
+        ("Illegal gambling", ("Online gambling",))
+    ]

@@ -12,7 +12,7 @@ from scanning import JUDGING, Task, begin, line, write_rows
 
 from proguard_edge.scan.drive import Run
 from proguard_edge.scan.lines import to_bytes
-from proguard_edge.scan.report import markdown, plot, summary
+from proguard_edge.scan.report import groups_of, markdown, plot, summary
 from proguard_edge.scan.tally import Tally
 from proguard_edge.scan.worker import Done
 
@@ -42,7 +42,7 @@ def scan(tmp_path):
 def test_counts_add_up_by_label_modality_category_and_group(scan):
     scan.finished(Done(0, b"".join(map(to_bytes, LINES))))
     scan.finished(Done(1, to_bytes(line(source="/folder"))))
-    found = json.loads(json.dumps(summary(scan, Run(9, 2.0, 2, 1))))
+    found = json.loads(json.dumps(summary(scan, Run(9, 2.0, 2, 1), groups_of(scan))))
     assert found["complete"]
     assert (found["safe"], found["unsafe"], found["error"]) == (2, 6, 1)
     assert found["modalities"] == {
@@ -69,7 +69,7 @@ def test_counts_add_up_by_label_modality_category_and_group(scan):
 def test_a_page_shows_names_as_text_and_a_picture_is_drawn(scan):
     scan.finished(Done(0, b"".join(map(to_bytes, LINES))))
     scan.finished(Done(1, to_bytes(line())))
-    found = summary(scan, Run(9, 2.0, 2, 1))
+    found = summary(scan, Run(9, 2.0, 2, 1), groups_of(scan))
     page = markdown(found)
     assert "9 rows: 2 safe, 6 unsafe, 1 errors" in page
     assert "| 3 | Gambling Promotion | promoting illegal gambling (1) |" in page
@@ -84,7 +84,7 @@ def test_a_page_shows_names_as_text_and_a_picture_is_drawn(scan):
 def test_a_scan_with_rows_missing_says_so_first(scan):
     scan.finished(Done(0, failure="3 workers died of rows 0 to 7"))
     scan.finished(Done(1, to_bytes(line())))
-    found = summary(scan, Run(1, 2.0, 2, 1))
+    found = summary(scan, Run(1, 2.0, 2, 1), groups_of(scan))
     assert not found["complete"]
     assert found["missing"] == len(LINES)
     page = markdown(found)
@@ -96,7 +96,7 @@ def test_a_scan_of_errors_alone_has_a_report(scan):
     pytest.importorskip("matplotlib")
     scan.finished(Done(0, to_bytes(line("error")) * len(LINES)))
     scan.finished(Done(1, to_bytes(line("error"))))
-    found = summary(scan, Run())
+    found = summary(scan, Run(), groups_of(scan))
     assert found["ms"]["p50"] is None
     assert "9 errors" in markdown(found)
     assert plot(found).startswith(b"\x89PNG")
