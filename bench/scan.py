@@ -27,13 +27,12 @@ from typing import Any
 
 import click
 
-from proguard_edge.batch import BatchRow, read_rows
+from proguard_edge.batch import BatchRow, label_of, read_rows
 from proguard_edge.bench.machine import machine, warning
 from proguard_edge.cli.exit import SAFE, UNSAFE, handle_errors
 from proguard_edge.errors import InputError, ProGuardEdgeError
 from proguard_edge.guard import Guard
 from proguard_edge.request import Request
-from proguard_edge.scan.lines import label_of
 
 POLL_S, MAX_WAIT_S = 0.2, 2.0
 # A scan of rows of which some are errors ends with the code of an error, and is whole all the same.

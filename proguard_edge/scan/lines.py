@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from proguard_edge.batch import label_of
+
 # Arrow types by name; "verdict" is the whole verdict as JSON.
 COLUMNS = {
     "id": "string",
@@ -33,16 +35,6 @@ COLUMNS = {
 def to_bytes(line: Mapping[str, Any]) -> bytes:
     """A line of JSONL; a lone surrogate becomes its own JSON escape."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def label_of(line: Mapping[str, Any]) -> str:
-    """safe, unsafe, or error: the worse of request and response."""
-    verdict = line.get("verdict")
-    if verdict is None:
-        return "error"
-    response = verdict["response"] or {"label": "safe"}
-    unsafe = "unsafe" in (verdict["request"]["label"], response["label"])
-    return "unsafe" if unsafe else "safe"
 
 
 def score_of(verdict: Mapping[str, Any]) -> float:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proguard_edge.scan.lines import label_of, score_of
+from proguard_edge.batch import label_of
+from proguard_edge.scan.lines import score_of
 
 SCORE_BINS = 20
 # Times are kept in bins of equal ratio: a quantile is right to a twentieth.

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from proguard_edge.batch import BatchRow, judge_row, read_rows
+from proguard_edge.batch import BatchRow, judge_row, label_of, read_rows
 from proguard_edge.errors import ArtifactError, InputError, ProGuardEdgeError
 from proguard_edge.guard import Guard
 from proguard_edge.policy import Policy
 from proguard_edge.request import Request, read_text
-from proguard_edge.scan.lines import label_of, to_bytes
+from proguard_edge.scan.lines import to_bytes
 from proguard_edge.scan.parquet import group_of, read_groups
 from proguard_edge.scan.plan import Judging, Shard
 from proguard_edge.scan.sources import is_text
