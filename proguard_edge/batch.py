@@ -13,10 +13,10 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from proguard_edge.errors import InputError, ProGuardEdgeError
 from proguard_edge.guard import Guard
@@ -40,17 +40,25 @@ class Summary:
 
     def add(self, line: dict[str, Any]) -> None:
         """Count one output line."""
-        verdict = line.get("verdict")
-        if verdict is None:
+        label = label_of(line)
+        if label == "error":
             self.errors += 1
-            return
-        response = verdict["response"] or {"label": "safe"}
-        if "unsafe" in (verdict["request"]["label"], response["label"]):
+        elif label == "unsafe":
             self.unsafe += 1
-            name = (verdict["category"] or {}).get("name", "none")
+            name = (line["verdict"]["category"] or {}).get("name", "none")
             self.categories[name] = self.categories.get(name, 0) + 1
         else:
             self.safe += 1
+
+
+def label_of(line: Mapping[str, Any]) -> Literal["safe", "unsafe", "error"]:
+    """What an output line says of its row: the worse of request and response, or an error."""
+    verdict = line.get("verdict")
+    if verdict is None:
+        return "error"
+    response = verdict["response"] or {"label": "safe"}
+    unsafe = "unsafe" in (verdict["request"]["label"], response["label"])
+    return "unsafe" if unsafe else "safe"
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,8 @@ def run_batch(
                     keys.remove(key)
                     summary.skipped += 1
                 else:
-                    line = _judge(guard, row, key, source.parent, policy, mode)
+                    answer = judge_row(guard, row, source.parent, policy, mode)
+                    line = {"id": row.id, "key": key, **answer}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     file.flush()
                     summary.add(line)
@@ -167,22 +176,17 @@ def run_batch(
         raise InputError(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
-def _judge(
-    guard: Guard,
-    row: BatchRow,
-    key: str,
-    folder: Path,
-    policy: Policy | None,
-    mode: Mode,
+def judge_row(
+    guard: Guard, row: BatchRow, folder: Path, policy: Policy | None, mode: Mode
 ) -> dict[str, Any]:
+    """`{"verdict": …}`, or `{"error": …}` for what cannot be judged; images lie in `folder`."""
     try:
         if isinstance(row.row, InputError):
             raise row.row
         verdict = guard.judge(Request.from_row(row.row, folder), policy=policy, mode=mode)
     except ProGuardEdgeError as error:
-        found = {"type": type(error).__name__, "message": str(error)}
-        return {"id": row.id, "key": key, "error": found}
-    return {"id": row.id, "key": key, "verdict": verdict.to_dict()}
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
+    return {"verdict": verdict.to_dict()}
 
 
 def _resume(output: Path, summary: Summary) -> dict[str, list[str]]:

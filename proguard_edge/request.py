@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,45 @@ class Request:
     def from_row(cls, row: Mapping[str, Any], folder: Path) -> Request:
         """A row with `user`, `response`, `image` (a path relative to `folder`, or a list of them).
 
-        Raises InputError when the row has none of them, a field is of another type, or content
-        stands under another name, where it would not be looked at.
+        An image may also be its encoded bytes. Raises InputError when the row has none of them, a
+        field is of another type, or content stands under another name, where it would not be
+        looked at.
         """
         for name in ("images", "message", "messages"):
             if row.get(name):
                 raise InputError(f"the row has {name!r}; user, response and image are what is read")
         images = row.get("image")
-        listed = [images] if isinstance(images, str) else [] if images is None else images
-        if not isinstance(listed, list) or not all(isinstance(i, str) for i in listed):
-            raise InputError("image must be a path or a list of paths")
+        listed = images if isinstance(images, list) else [] if images is None else [images]
         if not listed and row.get("user") is None and row.get("response") is None:
             raise InputError("the row has neither user, response nor image")
-        return cls(row.get("user"), row.get("response"), tuple(folder / i for i in listed))
+        sources = tuple(_image_source(image, folder) for image in listed)
+        return cls(row.get("user"), row.get("response"), sources)
+
+
+def _image_source(image: Any, folder: Path) -> Path | bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str):
+        return folder / image
+    raise InputError("image must be a path or a list of paths")
+
+
+def read_text(path: Path | None) -> str:
+    """A UTF-8 text file, or stdin for None. Raises InputError; LimitError when it is too long."""
+    # A character takes at most four bytes; a stream may never end.
+    limit = 4 * MAX_TEXT_CHARS
+    try:
+        if path is None:
+            raw = sys.stdin.buffer.read(limit + 1)
+        else:
+            with path.open("rb") as file:
+                raw = file.read(limit + 1)
+        if len(raw) > limit:
+            raise LimitError(
+                f"{path or 'stdin'}: more than {MAX_TEXT_CHARS} characters; send it in parts"
+            )
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path or 'stdin'}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -13,6 +13,7 @@ import click
 COMMANDS = {
     "moderate": ("proguard_edge.cli.moderate:moderate", "Judge one text, image or conversation."),
     "moderate-batch": ("proguard_edge.cli.batch:moderate_batch", "Judge the rows of a JSONL file."),
+    "scan": ("proguard_edge.cli.scan:scan", "Judge folders and data sets of any size, with Ray."),
     "serve": ("proguard_edge.cli.serve:serve", "Moderate over HTTP, with a page to see it."),
     "api-key": ("proguard_edge.cli.serve:api_key", "Make a key for a client of the server."),
     "audit": ("proguard_edge.cli.audit:audit", "Verify the audit log of a server."),

@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from proguard_edge.cli.exit import SAFE, UNSAFE, handle_errors, printable
-from proguard_edge.cli.options import (
-    FILE,
-    guard_options,
-    load_guard,
-    read_text,
-    server_options,
-)
+from proguard_edge.cli.options import FILE, guard_options, load_guard, server_options
+from proguard_edge.request import read_text
 
 if TYPE_CHECKING:
     from proguard_edge.verdict import Judgement, Verdict

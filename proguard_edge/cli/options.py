@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from proguard_edge.errors import InputError, LimitError
-from proguard_edge.request import MAX_TEXT_CHARS
 
 if TYPE_CHECKING:
     from proguard_edge.engine import Server
@@ -137,27 +133,6 @@ def load_guard(
         server=server,
     )
     return guard, policy
-
-
-def read_text(path: Path | None) -> str:
-    """A UTF-8 text file, or stdin for None. Raises InputError; LimitError when it is too long."""
-    # A character takes at most four bytes; a stream may never end.
-    limit = 4 * MAX_TEXT_CHARS
-    try:
-        if path is None:
-            raw = sys.stdin.buffer.read(limit + 1)
-        else:
-            with path.open("rb") as file:
-                raw = file.read(limit + 1)
-        if len(raw) > limit:
-            raise LimitError(
-                f"{path or 'stdin'}: more than {MAX_TEXT_CHARS} characters; send it in parts"
-            )
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path or 'stdin'}: not UTF-8 text") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def policy_named(name: str) -> Policy:

@@ -18,7 +18,7 @@ from proguard_edge.cli import COMMANDS, main
 
 HEAVY = (
     *("numpy", "onnxruntime", "torch", "transformers", "rich", "yaml", "jinja2", "tokenizers"),
-    *("rapidocr", "cv2"),
+    *("rapidocr", "cv2", "ray", "pyarrow", "matplotlib"),
 )
 
 # Asks every command and subcommand for its help in one process; prints those of HEAVY that came.
