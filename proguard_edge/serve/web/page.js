@@ -251,7 +251,6 @@ function setKey(given) {
 // ---- Policies and modes
 
 let policies = [];
-let imagesSeen = true;
 
 async function loadPolicies() {
   const known = await callJson("v1/policies");
@@ -288,14 +287,15 @@ function showPolicy() {
 }
 
 function showModes(modes, preferred) {
-  if ($("mode").options.length) return;
+  const before = [...$("mode").options].map((option) => option.value);
+  if (before.join() === modes.join()) return;
+  const chosen = before.length ? $("mode").value : preferred;
   $("mode").replaceChildren(...modes.map((mode) => new Option(MODES[mode] ?? mode, mode)));
-  if (modes.includes(preferred)) $("mode").value = preferred;
+  if (modes.includes(chosen)) $("mode").value = chosen;
 }
 
 function showEyes(modalities, textOnly) {
-  imagesSeen = modalities.some((each) => each.includes("image")) || textOnly;
-  $("blind").hidden = !textOnly && imagesSeen;
+  $("blind").hidden = !textOnly && modalities.some((each) => each.includes("image"));
   write("blind", textOnly
     ? "Of an image the text written in it is judged, and nothing else."
     : "This artifact reads text only. A request with an image gets no verdict.");
@@ -589,8 +589,14 @@ function showFailure(failure) {
   $("failure-id-row").hidden = !failure.id;
   write("failure-id", failure.id);
   write("alarm", `No verdict. ${failure.message}`);
+  $("again-row").hidden = !mayHelp(failure);
   countDown(failure.retryAfter);
   if (failure.status === 401) $("key").focus();
+}
+
+/** Whether asking once more for the same content may end otherwise. */
+function mayHelp({ status, code }) {
+  return status >= 500 || [401, 408, 429].includes(status) || (status === 0 && code !== "not sent");
 }
 
 function countDown(seconds) {
@@ -672,6 +678,7 @@ function showState(state, word) {
 function showLost(error) {
   connected = false;
   $("tiles").dataset.lost = "";
+  write("updated", error.message);
   if (error.status === 401) showState("lost", "needs a key");
   else if (error.status) showState("lost", `error ${error.status}`);
   else showState("lost", "no connection");
