@@ -21,6 +21,7 @@ COMMANDS = {
         "proguard_edge.cli.artifact:artifact",
         "Look at an artifact, or verify its bytes.",
     ),
+    "bundle": ("proguard_edge.cli.bundle:bundle", "Carry it all across an air gap, signed."),
     "export": ("proguard_edge.cli.export:export", "Turn a checkpoint folder into an artifact."),
     "calibrate": (
         "proguard_edge.cli.calibrate:calibrate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +44,13 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 @click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True)
 @click.option("--max-body-mb", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--header-seconds",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="In which a client must have sent its header; three times as long for the body.",
+)
 @click.option("--access-log", is_flag=True, help="A line for each request on stderr.")
 @handle_errors
 def serve(
@@ -67,9 +74,12 @@ def serve(
     settings = _settings(host, **options)
     shown = f"[{host}]" if ":" in host else host
     scheme = "https" if certificate else "http"
-    click.echo(f"loading; then on {scheme}://{shown}:{port}", err=True)
-    run(settings, Listen(host, port, certificate, key, access_log))
-    sys.exit(0)
+    click.echo("loading", err=True)
+
+    def ready(name: str) -> None:
+        click.echo(f"{name} judges on {scheme}://{shown}:{port}", err=True)
+
+    run(settings, Listen(host, port, certificate, key, access_log), ready)
 
 
 def _settings(
@@ -89,6 +99,7 @@ def _settings(
     max_wait: float,
     deadline: float,
     max_body_mb: int,
+    header_seconds: float,
     **loading: Any,
 ) -> Settings:
     from proguard_edge.policy import Policy
@@ -103,6 +114,9 @@ def _settings(
         )
     own = Policy.load(policy_file) if policy_file is not None else None
     named = _policies(policies)
+    if workers > 1 and not loading["threads"]:
+        # Each engine would take all cores, and they would wait for one another.
+        loading["threads"] = max(1, (os.cpu_count() or 1) // workers)
     checked = tuple(filter(None, (own, *named.values())))
     return Settings(
         guard=GuardSpec(**loading, policies=checked),
@@ -116,6 +130,8 @@ def _settings(
         audit=audit,
         audit_key=audit_key,
         max_body_bytes=max_body_mb << 20,
+        header_s=header_seconds,
+        body_s=3 * header_seconds,
         # Another site's page could make a browser of this machine ask us, under a name of its own.
         allowed_hosts=hosts or (LOOPBACK if host in LOOPBACK else ()),
     )

@@ -46,16 +46,21 @@ class AuditLog:
         # `sync` may run in another thread than `append`; the disk is waited for outside of it.
         self._turn = threading.Lock()
         self._file: IO[bytes] | None = None
+        self._lock: IO[bytes] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(folder)
             self._key = read_key(key_file or folder / KEY_FILE, create=True)
             self._number = max(map(_number, _files(folder)), default=1)
             self._open()
+            self.seq, self._mac = self._last()
+            self.sync()
         except OSError as error:
+            self._free()
             raise AuditError(f"{folder}: cannot be written: {error.strerror or error}") from None
-        self.seq, self._mac = self._last()
-        self.sync()
+        except AuditError:
+            self._free()
+            raise
 
     def digest(self, content: str | bytes) -> str:
         """HMAC-SHA256 (hex) by which the log names a text or a picture."""
@@ -105,10 +110,13 @@ class AuditLog:
         try:
             self.sync()
         finally:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            self._lock.close()
+            self._free()
+
+    def _free(self) -> None:
+        for file in (self._file, self._lock):
+            if file is not None:
+                file.close()
+        self._file = self._lock = None
 
     def _write(self, raw: bytes) -> None:
         if self._file is None:

@@ -47,7 +47,7 @@ class Row(VerdictRequest, Strict):
 _SCHEMA = {
     "requestBody": {
         "required": True,
-        "content": {NDJSON: {"schema": {"type": "string"}}},
+        "content": {NDJSON: {"schema": {"description": "A row on each line."}}},
     }
 }
 _OK: dict[int | str, dict[str, Any]] = {
@@ -77,9 +77,14 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._caller, self._moderator = caller_of(http), moderator
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
-        lines = _Lines(self._moderator.settings.max_body_bytes)
+        first = await receive()
+        if not first.get("body") and not first.get("more_body"):
+            empty = InputError("an empty body: send a line for each conversation")
+            await failures.answer(empty)(scope, receive, send)
+            return
+        lines = _Lines(self._moderator.settings.max_body_bytes, first)
         reading = asyncio.create_task(lines.fill(receive))
         self._moderator.streams += 1
         try:
@@ -146,8 +151,9 @@ async def _judge(moderator: Moderator, caller: Caller, row: Row) -> dict[str, An
 class _Lines:
     """Lines of a body that is read while they are taken; at most `AHEAD_BYTES` lie here."""
 
-    def __init__(self, max_line: int) -> None:
-        self._max = max_line
+    def __init__(self, max_line: int, first: Any) -> None:
+        """first: the first message of the body."""
+        self._max, self._first = max_line, first
         self._number = 0
         self._lines: asyncio.Queue[tuple[int, bytes | LimitError] | None] = asyncio.Queue()
         self._held = 0
@@ -156,10 +162,9 @@ class _Lines:
 
     async def fill(self, receive: Any) -> bool:
         """Read the body; whether all of it came."""
-        rest, dropping = b"", False
+        rest, dropping, message = b"", False, self._first
         try:
             while True:
-                message = await receive()
                 if message["type"] != "http.request":
                     return False
                 *whole, rest = (rest + message.get("body", b"")).split(b"\n")
@@ -170,6 +175,7 @@ class _Lines:
                     rest, dropping = b"", True
                 if not message.get("more_body"):
                     break
+                message = await receive()
             await self._put(rest, dropping)
             return True
         finally:

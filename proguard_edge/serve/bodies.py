@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from proguard_edge.request import MAX_IMAGES, MAX_TEXT_CHARS
 
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQ"
+    "DJ/pLvAAAAAElFTkSuQmCC"
+)
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Mode = Literal["verdict", "reason"]
 
@@ -22,7 +26,7 @@ class Strict(BaseModel):
 class ImageUrl(Strict):
     """`url`: a data URL, `data:image/png;base64,…`. Addresses are refused: nothing is fetched."""
 
-    url: str = Field(examples=["data:image/png;base64,iVBORw0KGgo…"])
+    url: str = Field(examples=[PIXEL])
     detail: Literal["auto", "low", "high"] | None = None
 
 
@@ -115,7 +119,13 @@ class InlinePolicy(BaseModel):
 
 
 class VerdictRequest(Strict):
-    """A conversation to judge: user turn, images, and the agent's response."""
+    """A conversation to judge: user turn, images, and the agent's response; at least one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": [name]} for name in ("user", "response", "image")]
+        }
+    )
 
     user: Text | None = None
     response: Text | None = None

@@ -20,6 +20,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/healthz", "/readyz", "/", "/page.css", "/page.js", "/icon.svg"})
+BODIES = 16
 STREAMED = "/v1/verdicts/batch"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 SECURITY = (
@@ -97,10 +98,14 @@ class Gate:
 
 
 class BodyLimits:
-    """A body larger, or slower, than it may be: 413, 408. The batch stream limits its lines."""
+    """A body larger, or slower, than it may be: 413, 408; too many at once: 429.
+
+    The batch stream limits its lines.
+    """
 
     def __init__(self, app: App, max_bytes: int, seconds: float) -> None:
         self.app, self.max_bytes, self.seconds = app, max_bytes, seconds
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -109,6 +114,18 @@ class BodyLimits:
         stated = _header(scope, b"content-length") or b"0"
         if not stated.isdigit() or int(stated) > self.max_bytes:
             return await self._too_large(send)
+        if self._held + int(stated) > BODIES * self.max_bytes:
+            return await _refuse(
+                send, 429, "BusyError", "too many large bodies at once", (b"retry-after", b"1")
+            )
+        held = int(stated) or self.max_bytes * (_header(scope, b"transfer-encoding") is not None)
+        self._held += held
+        try:
+            return await self._with_body(scope, receive, send)
+        finally:
+            self._held -= held
+
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(self.seconds):
                 body = await self._whole(receive)

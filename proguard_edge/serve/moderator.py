@@ -24,7 +24,7 @@ from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
 from proguard_edge.serve.audit import AuditLog
-from proguard_edge.serve.child import Child
+from proguard_edge.serve.child import Child, Make
 from proguard_edge.serve.metrics import Metrics, Recent
 from proguard_edge.serve.pool import Limits, Pool
 from proguard_edge.serve.settings import Settings
@@ -53,10 +53,11 @@ class Caller:
 class Moderator:
     """Owns the workers, the decoders and the audit log. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, make: Make = make_guard) -> None:
+        """make: what the workers run."""
         self.settings = settings
         guard, limits = settings.guard, settings.limits
-        self.pool = Pool(lambda: Child(make_guard, guard, "the worker"), settings.workers, limits)
+        self.pool = Pool(lambda: Child(make, guard, "the worker"), settings.workers, limits)
         decoding = Limits(
             queue=1024,
             max_wait_s=limits.deadline_s,

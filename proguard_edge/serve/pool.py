@@ -107,10 +107,14 @@ class Pool:
         return len(self._admitted) + len(self._bulk)
 
     @property
+    def _ahead(self) -> int:
+        """How many must be done before a message admitted now is begun."""
+        return max(0, len(self._admitted) + self._running + 1 - self.ready)
+
+    @property
     def expected_wait_s(self) -> float:
         """How long a message admitted now would wait, going by the recent ones."""
-        ahead = len(self._admitted) + max(0, self._running - self.ready + 1)
-        return ahead * (self._service_s or 0.0) / max(1, self.ready)
+        return self._ahead * (self._service_s or 0.0) / max(1, self.ready)
 
     async def submit(self, message: Any, *, bulk: bool = False) -> Answer:
         """A worker's answer. Raises BusyError, DeadlineError, WorkerError, and what it raised.
@@ -140,7 +144,7 @@ class Pool:
         if bulk:
             return
         wait = self.expected_wait_s
-        if len(self._admitted) >= self.limits.queue or wait > self.limits.max_wait_s:
+        if self._ahead > self.limits.queue or wait > self.limits.max_wait_s:
             raise BusyError(
                 f"{len(self._admitted)} requests wait; come back in {max(1.0, wait):.0f} s",
                 max(1.0, wait),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +31,23 @@ class Listen:
     access_log: bool = False
 
 
-def run(settings: Settings, listen: Listen) -> None:
+def run(settings: Settings, listen: Listen, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is under way, and return.
+
+    ready: told the artifact's name once it can judge.
 
     Raises InputError when the address cannot be had; whatever the engine or the audit log cannot
     start for.
     """
-    asyncio.run(_run(settings, listen))
+    asyncio.run(_run(settings, listen, ready))
 
 
-async def _run(settings: Settings, listen: Listen) -> None:
+async def _run(settings: Settings, listen: Listen, ready: Callable[[str], None]) -> None:
     bound = _bind(listen)
     moderator = Moderator(settings)
     try:
         await moderator.start()
+        ready(moderator.facts.artifact)
         await _serve(settings, listen, moderator, bound)
     finally:
         await moderator.stop()

@@ -5,15 +5,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,8 +16,12 @@ from urllib.parse import urlsplit
 import pytest
 
 pytest.importorskip("fastapi")
-api = pytest.importorskip("playwright.sync_api")
-expect = api.expect
+pytest.importorskip("httpx")
+pytest.importorskip("playwright")
+
+from playwright.sync_api import expect, sync_playwright
+from processes import Running, free_port, running
+
 expect.set_options(timeout=30_000)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -85,67 +84,27 @@ UNSEEN = {
 }
 
 
-class Server:
-    """`proguard-edge serve` as a process of its own."""
-
-    def __init__(self, *options: str, port: int | None = None) -> None:
-        self.port = port or _free_port()
-        self.url = f"http://127.0.0.1:{self.port}/"
-        command = [sys.executable, "-m", "proguard_edge", "serve", "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        end = time.monotonic() + 120
-        while not self._ready():
-            if time.monotonic() > end or self._process.poll() is not None:
-                self.stop()
-                raise AssertionError("the server did not start")
-            time.sleep(0.2)
-
-    def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(self.url + "readyz", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(60)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
     """Starts servers, which end with the module. They use the cache of the tests."""
-    servers = []
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as servers:
+        patch.setenv("PROGUARD_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
-    def start(*options: str, port: int | None = None) -> Server:
-        with pytest.MonkeyPatch.context() as patch:
-            cache = tmp_path_factory.getbasetemp() / "cache"
-            patch.setitem(os.environ, "PROGUARD_EDGE_CACHE", str(cache))
-            servers.append(Server(*options, port=port))
-        return servers[-1]
+        def start(*options: str) -> Running:
+            return servers.enter_context(running(tmp_path_factory.mktemp("server"), *options))
 
-    yield start
-    for server in servers:
-        server.stop()
+        yield start
 
 
 @pytest.fixture(scope="module")
-def starter(serve: Callable[..., Server]) -> Server:
+def starter(serve: Callable[..., Running]) -> Running:
     return serve()
 
 
 # Not of the session: while it lives, no test can run an event loop of its own in this thread.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
         launched.close()
@@ -199,7 +158,7 @@ def _part(page: Any, name: str) -> Any:
     return page.locator(f"#part-{name}")
 
 
-def test_a_safe_text_is_called_safe_in_words(starter: Server, visit: Callable[..., Any]) -> None:
+def test_a_safe_text_is_called_safe_in_words(starter: Running, visit: Callable[..., Any]) -> None:
     page = visit(starter.url)
     _judge(page, SAFE)
     expect(_part(page, "request")).to_contain_text("Safe")
@@ -210,7 +169,7 @@ def test_a_safe_text_is_called_safe_in_words(starter: Server, visit: Callable[..
 
 
 def test_an_unsafe_verdict_shows_all_that_the_server_said(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url)
     page.get_by_label("Agent’s response").fill("First, slide a wedge between door and frame.")
@@ -233,7 +192,7 @@ def test_an_unsafe_verdict_shows_all_that_the_server_said(
     expect(page.locator("#recent")).to_contain_text(verdict["id"])
 
 
-def test_the_verdict_is_copied_as_json(starter: Server, visit: Callable[..., Any]) -> None:
+def test_the_verdict_is_copied_as_json(starter: Running, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, permissions=["clipboard-read", "clipboard-write"])
     _judge(page, SAFE)
     page.get_by_role("button", name="Copy JSON").click()
@@ -246,7 +205,7 @@ def test_the_verdict_is_copied_as_json(starter: Server, visit: Callable[..., Any
 
 
 def test_an_image_that_the_artifact_cannot_see_is_an_error_and_never_safe(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url)
     page.locator("#files").set_input_files(
@@ -268,7 +227,7 @@ def test_an_image_that_the_artifact_cannot_see_is_an_error_and_never_safe(
 
 
 def test_an_artifact_that_sees_judges_an_image_and_its_names_become_a_draft(
-    tiny_onnx: Path, serve: Callable[..., Server], visit: Callable[..., Any], tmp_path: Path
+    tiny_onnx: Path, serve: Callable[..., Running], visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Random weights: which verdict it is does not matter here."""
     from variants import ALL_UNSAFE, variant
@@ -300,7 +259,7 @@ def test_an_artifact_that_sees_judges_an_image_and_its_names_become_a_draft(
 
 
 def test_no_verdict_stands_beside_content_that_it_does_not_belong_to(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     page, held = visit(starter.url), []
     _judge(page, UNSAFE)
@@ -327,7 +286,7 @@ def test_no_verdict_stands_beside_content_that_it_does_not_belong_to(
     expect(_part(page, "request")).to_contain_text("Unsafe")
 
 
-def test_nothing_to_judge_is_not_sent(starter: Server, visit: Callable[..., Any]) -> None:
+def test_nothing_to_judge_is_not_sent(starter: Running, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, {"v1/verdicts": VERDICT})
     page.get_by_role("button", name="Judge").click()
     expect(page.locator("#failure-message")).to_contain_text("nothing to judge")
@@ -347,7 +306,7 @@ def test_nothing_to_judge_is_not_sent(starter: Server, visit: Callable[..., Any]
     ],
 )
 def test_an_answer_that_is_no_verdict_is_an_error(
-    answer: Any, starter: Server, visit: Callable[..., Any]
+    answer: Any, starter: Running, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, {"v1/verdicts": answer})
     _judge(page, SAFE)
@@ -356,7 +315,7 @@ def test_an_answer_that_is_no_verdict_is_an_error(
 
 
 def test_an_answer_of_something_else_than_our_server_is_an_error(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     busy = {"status": 503, "body": "Service Unavailable\nmore", "content_type": "text/plain"}
     page = visit(starter.url, {"v1/verdicts": busy})
@@ -370,7 +329,7 @@ def test_an_answer_of_something_else_than_our_server_is_an_error(
 
 
 def test_a_busy_server_is_asked_again_when_it_said(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     said = {"error": {"message": "9 requests wait", "code": "BusyError"}}
     busy = {"status": 429, "json": said, "headers": {"Retry-After": "2"}}
@@ -389,7 +348,7 @@ def test_a_busy_server_is_asked_again_when_it_said(
 
 
 def test_the_key_is_asked_for_and_stays_in_the_tab(
-    serve: Callable[..., Server], visit: Callable[..., Any], tmp_path: Path
+    serve: Callable[..., Running], visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     from proguard_edge.serve.keys import new_key
 
@@ -428,7 +387,7 @@ def test_the_key_is_asked_for_and_stays_in_the_tab(
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_hostile_names_and_texts_stay_texts(starter: Server, visit: Callable[..., Any]) -> None:
+def test_hostile_names_and_texts_stay_texts(starter: Running, visit: Callable[..., Any]) -> None:
     verdict = {
         **{**VERDICT, "id": HOSTILE, "reasoning": HOSTILE, "mode": HOSTILE, "artifact": HOSTILE},
         **{"evaluated": [HOSTILE], "tokens": {HOSTILE: HOSTILE}, "timings_ms": {HOSTILE: 1.0}},
@@ -475,24 +434,24 @@ def test_hostile_names_and_texts_stay_texts(starter: Server, visit: Callable[...
 
 
 def test_a_server_that_goes_away_leaves_no_verdict_and_comes_back(
-    serve: Callable[..., Server], visit: Callable[..., Any]
+    visit: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = serve()
-    page = visit(server.url)
-    _judge(page, SAFE)
-    expect(_part(page, "request")).to_contain_text("Safe")
-    server.stop()
+    port = free_port()
+    with running(tmp_path, port=port) as server:
+        page = visit(server.url)
+        _judge(page, SAFE)
+        expect(_part(page, "request")).to_contain_text("Safe")
     _judge(page, SAFE)
     expect(page.locator("#failure-message")).to_contain_text("The server gave no answer")
     expect(page.locator("#verdict")).to_be_hidden()
     expect(page.locator("#state-word")).to_have_text("no connection")
-    serve(port=server.port)
-    expect(page.locator("#state-word")).to_have_text("ready")
-    page.get_by_role("button", name="Try again").click()
-    expect(_part(page, "request")).to_contain_text("Safe")
+    with running(tmp_path, port=port):
+        expect(page.locator("#state-word")).to_have_text("ready")
+        page.get_by_role("button", name="Try again").click()
+        expect(_part(page, "request")).to_contain_text("Safe")
 
 
-def test_the_keyboard_alone_is_enough(starter: Server, visit: Callable[..., Any]) -> None:
+def test_the_keyboard_alone_is_enough(starter: Running, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, {"v1/status": STATUS, "v1/unseen": UNSEEN})
     expect(page.locator("#groups li").first).to_be_visible()
     focused = "document.activeElement.id || document.activeElement.textContent.trim()"
@@ -538,7 +497,7 @@ def test_the_keyboard_alone_is_enough(starter: Server, visit: Callable[..., Any]
 
 
 def test_every_control_has_a_name_and_the_page_has_landmarks(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, {"v1/status": STATUS, "v1/unseen": UNSEEN, "v1/verdicts": VERDICT})
     _judge(page, SAFE)
@@ -553,7 +512,7 @@ def test_every_control_has_a_name_and_the_page_has_landmarks(
 
 
 def test_recent_requests_are_filtered_and_unseen_names_unfold(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, {"v1/status": STATUS, "v1/unseen": UNSEEN})
     rows = page.locator("#recent tr")
@@ -571,7 +530,7 @@ def test_recent_requests_are_filtered_and_unseen_names_unfold(
     expect(page.get_by_text("illegal gambling")).to_be_visible()
 
 
-def test_a_hidden_or_paused_page_does_not_ask(starter: Server, visit: Callable[..., Any]) -> None:
+def test_a_hidden_or_paused_page_does_not_ask(starter: Running, visit: Callable[..., Any]) -> None:
     page, asked = visit(starter.url), []
     expect(page.locator("#state-word")).to_have_text("ready")
     page.on("request", lambda request: asked.append(request.url))
@@ -595,7 +554,7 @@ def test_a_hidden_or_paused_page_does_not_ask(starter: Server, visit: Callable[.
         page.get_by_role("button", name="Resume").click()
 
 
-def test_files_are_dropped_and_pasted(starter: Server, visit: Callable[..., Any]) -> None:
+def test_files_are_dropped_and_pasted(starter: Running, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, {"v1/verdicts": VERDICT})
     give = """([selector, kind, name, type, bytes]) => {
         const given = new DataTransfer();
@@ -623,7 +582,7 @@ def test_files_are_dropped_and_pasted(starter: Server, visit: Callable[..., Any]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_contrast(scheme: str, starter: Server, visit: Callable[..., Any]) -> None:
+def test_all_text_has_contrast(scheme: str, starter: Running, visit: Callable[..., Any]) -> None:
     routes = {"v1/status": STATUS, "v1/unseen": UNSEEN, "v1/verdicts": VERDICT}
     page = visit(starter.url, routes, color_scheme=scheme)
 
@@ -660,7 +619,7 @@ def test_all_text_has_contrast(scheme: str, starter: Server, visit: Callable[...
 
 
 def test_a_chosen_theme_stays_and_the_systems_comes_back(
-    starter: Server, visit: Callable[..., Any]
+    starter: Running, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -682,7 +641,7 @@ def test_a_chosen_theme_stays_and_the_systems_comes_back(
 
 @pytest.mark.parametrize(("width", "pixels"), [(320, 16), (640, 32), (1280, 32)])
 def test_nothing_is_cut_off_on_a_narrow_screen_or_with_large_text(
-    width: int, pixels: int, starter: Server, visit: Callable[..., Any]
+    width: int, pixels: int, starter: Running, visit: Callable[..., Any]
 ) -> None:
     """320 pixels are 1280 at 400 %; `pixels` is the size of 1 rem (16: not enlarged)."""
     long_name = {**VERDICT, "category": {**VERDICT["category"], "name": "x" * 300}}
@@ -702,7 +661,7 @@ def test_nothing_is_cut_off_on_a_narrow_screen_or_with_large_text(
     assert page.evaluate(beyond) == []
 
 
-def test_who_wants_no_motion_gets_none(starter: Server, visit: Callable[..., Any]) -> None:
+def test_who_wants_no_motion_gets_none(starter: Running, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, reduced_motion="reduce")
     page.route("**/v1/verdicts", lambda _: None)
     _judge(page, SAFE)

@@ -1,0 +1,5 @@
+"""Bundles: one signed file that carries everything across an air gap.
+
+`archive` (the file's bytes), `signature`, `verify` and `install` need nothing but Python's standard
+library: they travel beside the bundle as one script, for a machine that has nothing else yet.
+"""

@@ -1,0 +1,239 @@
+"""Create: wheels, artifacts, policies and licences into one signed file. Needs the extra `bundle`.
+
+The same inputs give the same bytes: wheels are pinned by lock files with hashes, the project's own
+wheel is built with a fixed date, and nothing of this machine or of the hour goes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proguard_edge import __version__
+from proguard_edge.artifact import Artifact, check_digests
+from proguard_edge.bundle.archive import MANIFEST, SIGNATURE, Writer, safe
+from proguard_edge.bundle.sbom import sbom
+from proguard_edge.bundle.sign import sign
+from proguard_edge.bundle.verify import FORMAT
+from proguard_edge.errors import ArtifactError, InputError
+from proguard_edge.policy import Policy
+
+STAGES = ("runtime", "serve")
+# Wheels that pip may take for a machine, the most general last.
+PLATFORMS = {
+    "x86_64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
+    "aarch64": ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"),
+}
+# 1980-01-01, the first date that a zip can hold.
+EPOCH = "315532800"
+SCRIPT = "proguard-edge-bundle.pyz"
+# What the script beside the bundle is made of: Python's standard library is all that it needs.
+SCRIPT_MODULES = (
+    *("__init__.py", "errors.py"),
+    *(f"bundle/{name}.py" for name in ("__init__", "archive", "signature", "verify", "install")),
+    "bundle/script.py",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes in. project: a checkout, or a wheel of proguard-edge. wheelhouse: wheels that were
+    downloaded before; None = pip downloads them. locks: folder of `STAGE.txt`."""
+
+    name: str
+    release: int
+    artifacts: tuple[Path, ...]
+    policies: tuple[Path, ...]
+    stages: tuple[str, ...]
+    project: Path
+    locks: Path
+    target: str = "cpu"
+    python: str = "3.11"
+    machine: str = "x86_64"
+    wheelhouse: Path | None = None
+    max_part_bytes: int | None = None
+
+
+def create(
+    plan: Plan, out: Path, private_key: Path | None, say: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Write the bundle and the script that opens it beside it; their paths.
+
+    Raises InputError, ArtifactError, PolicyError: nothing is written then.
+    """
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        folder = Path(scratch)
+        say("collecting wheels")
+        wheels = _wheels(plan, folder)
+        files: dict[str, Path | bytes] = {f"wheels/{wheel.name}": wheel for wheel in wheels}
+        own = next(wheel for wheel in wheels if wheel.name.startswith("proguard_edge-"))
+        for stage in plan.stages:
+            files[f"requirements/{stage}.txt"] = _requirements(plan.locks / f"{stage}.txt", own)
+        say("checking artifacts and policies")
+        artifacts = _artifacts(plan.artifacts, files)
+        for path in plan.policies:
+            Policy.load(path)
+            files[f"policies/{path.name}"] = path
+        files.update(_licences(wheels))
+        files["sbom.cdx.json"] = sbom(plan.name, wheels, artifacts)
+        say("writing")
+        return _write(plan, files, [a.name for a in artifacts], out, private_key)
+
+
+def _write(
+    plan: Plan,
+    files: dict[str, Path | bytes],
+    artifacts: list[str],
+    out: Path,
+    private_key: Path | None,
+) -> list[Path]:
+    if bad := [path for path in files if not safe(path)]:
+        raise InputError(f"{bad[0]!r}: not a path for a bundle")
+    manifest = _manifest(plan, files, artifacts, private_key is not None)
+    writer = Writer(out, plan.max_part_bytes)
+    writer.add(MANIFEST, manifest)
+    if private_key is not None:
+        writer.add(SIGNATURE, sign(manifest, private_key))
+    for path in sorted(files):
+        writer.add(path, files[path])
+    writer.close()
+    script = out.with_name(SCRIPT)
+    script.write_bytes(script_bytes())
+    return [*writer.paths, script]
+
+
+def _manifest(
+    plan: Plan, files: dict[str, Path | bytes], artifacts: list[str], signed: bool
+) -> bytes:
+    fields = {
+        "format": FORMAT,
+        "signed": signed,
+        "name": plan.name,
+        "release": plan.release,
+        "version": __version__,
+        "target": plan.target,
+        "machine": plan.machine,
+        "python": plan.python,
+        "stages": list(plan.stages),
+        "artifacts": artifacts,
+        "files": [
+            {"path": path, "size": size, "sha256": digest}
+            for path, (size, digest) in sorted((p, _measured(f)) for p, f in files.items())
+        ],
+    }
+    return (json.dumps(fields, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def _measured(file: Path | bytes) -> tuple[int, str]:
+    if isinstance(file, bytes):
+        return len(file), hashlib.sha256(file).hexdigest()
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return file.stat().st_size, digest
+
+
+def _wheels(plan: Plan, folder: Path) -> list[Path]:
+    """Every wheel that the stages need, and the project's own."""
+    target = folder / "wheels"
+    target.mkdir()
+    own = _own_wheel(plan.project, target)
+    for stage in plan.stages:
+        lock = plan.locks / f"{stage}.txt"
+        if not lock.is_file():
+            raise InputError(f"{lock}: no lock file for the stage {stage}")
+        command = [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+            *("--require-hashes", "--only-binary", ":all:", "--no-deps"),
+            *("--implementation", "cp", "--python-version", plan.python),
+            *(part for tag in PLATFORMS[plan.machine] for part in ("--platform", tag)),
+            *("-d", str(target), "-r", str(lock)),
+        ]
+        if plan.wheelhouse is not None:
+            command += ["--no-index", "--find-links", str(plan.wheelhouse)]
+        _run(command, f"pip download of the stage {stage}")
+    return sorted({own, *target.glob("*.whl")})
+
+
+def _own_wheel(project: Path, target: Path) -> Path:
+    if project.suffix == ".whl":
+        copy = target / project.name
+        copy.write_bytes(project.read_bytes())
+        return copy
+    if not (project / "pyproject.toml").is_file():
+        raise InputError(f"{project}: neither a wheel nor a checkout of proguard-edge")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(target)]
+    _run([*command, str(project)], "the build of our own wheel", {"SOURCE_DATE_EPOCH": EPOCH})
+    return next(target.glob("proguard_edge-*.whl"))
+
+
+def _requirements(lock: Path, own: Path) -> bytes:
+    """The lock file, and our own wheel pinned as the others are."""
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    version = own.name.split("-")[1]
+    line = f"proguard-edge=={version} --hash=sha256:{digest}\n"
+    return lock.read_bytes().rstrip() + b"\n" + line.encode()
+
+
+def _artifacts(folders: Iterable[Path], files: dict[str, Path | bytes]) -> list[Artifact]:
+    """Add each artifact's files, checked to the last byte."""
+    found: list[Artifact] = []
+    for folder in folders:
+        artifact = Artifact.open(folder)
+        check_digests(artifact)
+        name = folder.resolve().name
+        if any(other.folder.resolve().name == name for other in found):
+            raise ArtifactError(f"two artifacts are called {name}: rename a folder")
+        for path in ("artifact.json", *artifact.files):
+            files[f"artifacts/{name}/{path}"] = folder / path
+        found.append(artifact)
+    return found
+
+
+def _licences(wheels: Sequence[Path]) -> dict[str, Path | bytes]:
+    """The licence files inside the wheels, by package."""
+    found: dict[str, Path | bytes] = {}
+    for wheel in wheels:
+        name = wheel.name.split("-")[0]
+        with zipfile.ZipFile(wheel) as content:
+            for member in content.namelist():
+                last = member.rsplit("/", 1)[-1]
+                told = last.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "COPYING"))
+                path = f"licences/{name}/{last}"
+                if ".dist-info/" in member and told and path not in found and safe(path):
+                    found[path] = content.read(member)
+    return found
+
+
+def script_bytes() -> bytes:
+    """The script beside a bundle: a zip that Python runs, the same bytes each time."""
+    import io
+
+    root = Path(__file__).parents[1]
+    main = b"from proguard_edge.bundle.script import main\nmain()\n"
+    content: dict[str, bytes] = {"__main__.py": main}
+    content |= {f"proguard_edge/{name}": (root / name).read_bytes() for name in SCRIPT_MODULES}
+    raw = io.BytesIO(b"#!/usr/bin/env python3\n")
+    raw.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(raw, "a") as archive:
+        for name, source in sorted(content.items()):
+            archive.writestr(zipfile.ZipInfo(name), source)
+    return raw.getvalue()
+
+
+def _run(command: list[str], what: str, more: dict[str, Any] | None = None) -> None:
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **(more or {})}
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        last = (lines or done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise InputError(f"{what} failed: {last}")
