@@ -55,7 +55,9 @@ async def status(http: HttpRequest) -> dict[str, Any]:
     return {
         "artifact": {"name": facts.artifact, "digest": facts.digest},
         "modalities": list(facts.modalities),
+        "image_text_only": moderator.settings.guard.image_text_only,
         "modes": list(facts.modes),
+        "mode": moderator.settings.default_mode,
         "ready": moderator.ready,
         "workers": {
             "ready": moderator.pool.ready,

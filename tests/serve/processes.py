@@ -41,9 +41,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path, *options: str, scheme: str = "http") -> Iterator[Running]:
+def running(
+    folder: Path, *options: str, scheme: str = "http", port: int | None = None
+) -> Iterator[Running]:
     """A server that is ready. At the end it must drain and leave with 0."""
-    port, log = free_port(), folder / "server.log"
+    port, log = port or free_port(), folder / "server.log"
     command = [sys.executable, "-m", "proguard_edge", "serve", "--port", str(port), *options]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=dict(os.environ))
