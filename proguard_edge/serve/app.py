@@ -40,12 +40,10 @@ def create_app(settings: Settings, moderator: Moderator) -> FastAPI:
 
 
 async def _malformed(request: HttpRequest, error: Any) -> JSONResponse:
-    """400 with the first thing that is wrong; the content itself is not sent back."""
-    first = error.errors()[0]
-    where = ".".join(str(step) for step in first["loc"] if step != "body")
-    message = f"{where}: {first['msg']}" if where else str(first["msg"])
+    """400 with what is wrong; the content itself is not sent back."""
+    message, where = failures.told(error.errors())
     request.app.state.moderator.metrics.error("RequestError")
-    return JSONResponse(failures.body(400, "RequestError", message, where or None), 400)
+    return JSONResponse(failures.body(400, "RequestError", message, where), 400)
 
 
 async def _http_error(request: HttpRequest, error: Any) -> JSONResponse:  # noqa: ARG001

@@ -127,9 +127,8 @@ def _row(raw: bytes, number: int) -> Row:
     try:
         return Row.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"line {number}: {where + ': ' if where else ''}{first['msg']}") from None
+        message, _ = failures.told(error.errors(include_url=False, include_input=False))
+        raise InputError(f"line {number}: {message}") from None
 
 
 async def _judge(moderator: Moderator, caller: Caller, row: Row) -> dict[str, Any]:

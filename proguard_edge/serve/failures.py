@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -36,6 +37,10 @@ STATUS: tuple[tuple[type[ProGuardEdgeError], int], ...] = (
     (AnswerError, 500),
     (ProGuardEdgeError, 500),
 )
+_FIELDS = frozenset(
+    "input model type text image_url url detail id user response image policy mode name "
+    "categories".split()
+)
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -59,3 +64,16 @@ def answer(error: ProGuardEdgeError, param: str | None = None) -> JSONResponse:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     text = "".join(c if c.isprintable() else "\ufffd" for c in str(error))
     return JSONResponse(body(status, type(error).__name__, text, param), status, headers)
+
+
+def told(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """One line on what is wrong with a body, and the field.
+
+    Where a field may be of several kinds, pydantic lists what each of them misses; the one that
+    came closest says most: one of the right type, and then the one that got deepest.
+    """
+    closest = max(errors, key=lambda e: (not str(e["type"]).endswith("_type"), len(e["loc"])))
+    steps = [s for s in closest["loc"] if isinstance(s, str) and s in _FIELDS]
+    where = ".".join(steps) or None
+    message = str(closest["msg"])
+    return (message if where is None else f"{where}: {message}"), where

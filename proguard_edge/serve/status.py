@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,7 +13,7 @@ from proguard_edge.policy import Policy
 from proguard_edge.serve.bodies import PoliciesBody
 from proguard_edge.serve.http import ERRORS, moderator_of
 from proguard_edge.serve.moderator import DEFAULT
-from proguard_edge.unseen import group_names, policy_draft
+from proguard_edge.unseen import Group, group_names, policy_draft
 
 router = APIRouter()
 _DENIED: dict[int | str, dict[str, Any]] = {s: ERRORS[s] for s in (401, 403)}
@@ -76,11 +77,10 @@ async def status(http: HttpRequest) -> dict[str, Any]:
 @router.get("/v1/unseen", responses=_DENIED)
 async def unseen(http: HttpRequest) -> dict[str, Any]:
     """Risks that the model named and the policy lacks, similar names in one group."""
-    groups = group_names(moderator_of(http).recent.unseen)
     return {
         "groups": [
             {"name": group.name, "count": group.count, "names": [list(n) for n in group.names]}
-            for group in groups
+            for group in await _groups(http)
         ]
     }
 
@@ -88,10 +88,15 @@ async def unseen(http: HttpRequest) -> dict[str, Any]:
 @router.get("/v1/unseen/policy", response_class=PlainTextResponse, responses={**_DENIED, 404: {}})
 async def draft(http: HttpRequest) -> Response:
     """The groups as a draft of a policy (YAML) that a person finishes."""
-    groups = group_names(moderator_of(http).recent.unseen)
+    groups = await _groups(http)
     if not groups:
         return PlainTextResponse("no unseen risk was named yet\n", 404)
     return Response(policy_draft(groups).to_yaml(), media_type="application/yaml")
+
+
+async def _groups(http: HttpRequest) -> list[Group]:
+    """In a thread: thousands of names take a good part of a second."""
+    return await asyncio.to_thread(group_names, dict(moderator_of(http).recent.unseen))
 
 
 def _entry(name: str, policy: Policy) -> dict[str, Any]:

@@ -367,3 +367,19 @@ def test_too_many_large_bodies_at_once_are_turned_away() -> None:
         return codes
 
     assert asyncio.run(run()).count(429) == 3
+
+
+def test_what_is_wrong_with_a_body_is_told_by_the_kind_that_came_closest(
+    client: TestClient,
+) -> None:
+    def told(route: str, body: Any) -> str:
+        message: str = error_of(client.post(route, json=body), 400)["message"]
+        return message
+
+    assert "at most 16 items" in told("/v1/verdicts", {"image": ["data:"] * 17})
+    policy = {"name": "x", "categories": []}
+    assert told("/v1/verdicts", {"policy": policy, "user": "x"}).startswith("policy.categories")
+    assert told("/v1/moderations", {"input": "x", "more": 1}).startswith("Extra inputs")
+    headers = {"content-type": "application/json"}
+    broken = error_of(client.post("/v1/verdicts", content=b"{", headers=headers), 400)
+    assert (broken["message"], broken["param"]) == ("JSON decode error", None)
