@@ -38,8 +38,23 @@ STATUS: tuple[tuple[type[ProGuardEdgeError], int], ...] = (
     (ProGuardEdgeError, 500),
 )
 _FIELDS = frozenset(
-    "input model type text image_url url detail id user response image policy mode name "
-    "categories".split()
+    [
+        "input",
+        "model",
+        "type",
+        "text",
+        "image_url",
+        "url",
+        "detail",
+        "id",
+        "user",
+        "response",
+        "image",
+        "policy",
+        "mode",
+        "name",
+        "categories",
+    ]
 )
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
