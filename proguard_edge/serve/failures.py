@@ -37,25 +37,9 @@ STATUS: tuple[tuple[type[ProGuardEdgeError], int], ...] = (
     (AnswerError, 500),
     (ProGuardEdgeError, 500),
 )
-_FIELDS = frozenset(
-    [
-        "input",
-        "model",
-        "type",
-        "text",
-        "image_url",
-        "url",
-        "detail",
-        "id",
-        "user",
-        "response",
-        "image",
-        "policy",
-        "mode",
-        "name",
-        "categories",
-    ]
-)
+_OF_MODERATIONS = ("input", "model", "type", "text", "image_url", "url", "detail")
+_OF_VERDICTS = ("id", "user", "response", "image", "policy", "mode", "name", "categories")
+_FIELDS = frozenset((*_OF_MODERATIONS, *_OF_VERDICTS))
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
