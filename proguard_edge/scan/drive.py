@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from proguard_edge.errors import EngineError
 from proguard_edge.scan.pool import divide, judge_shards, nodes_of, ray_at
 from proguard_edge.scan.run import GiveUp, Scan
 from proguard_edge.scan.worker import Done, Progress, Task
@@ -53,6 +54,8 @@ def judge_rest(
     with ray_at(address, cores, log) as ray:
         nodes, memory = nodes_of(ray)
         nodes = nodes if address else [cores_here()]
+        if address and task.threads > max(nodes):
+            raise EngineError(f"no node has {task.threads} cores: give fewer --threads")
         most = memory // (WORKER_BYTES + 2 * _bytes_of(task))
         workers, threads = divide(nodes, workers, task.threads, most)
         workers = min(workers, len(scan.todo))

@@ -32,7 +32,7 @@ MAX_ATTEMPTS = 3
 LOCALHOST = "127.0.0.1"
 _TELL_S = 1.0
 _OBJECT_STORE_BYTES = 256 << 20
-# In a longer one Ray's sockets would have names that are too long for the system.
+# Ray's files lie in a private folder, unless the names of its sockets would be too long there.
 _MAX_FOLDER_CHARS = 30
 
 
@@ -62,10 +62,10 @@ def ray_at(address: str | None, cores: int, log: Path) -> Iterator[Any]:
         stack.enter_context(_written_to(log))
         settings: dict[str, Any] = {"address": address}
         if address is None:
-            folder = tempfile.TemporaryDirectory(
-                prefix="pe-", dir=_short_folder(), ignore_cleanup_errors=True
-            )
-            settings = _local_settings(stack.enter_context(folder), cores)
+            settings = _local_settings(cores)
+            if len(tempfile.gettempdir()) <= _MAX_FOLDER_CHARS:
+                folder = tempfile.TemporaryDirectory(prefix="pe-", ignore_cleanup_errors=True)
+                settings["_temp_dir"] = stack.enter_context(folder)
         try:
             ray = _connected(stack, settings, address)
         except EngineError as error:
@@ -194,7 +194,7 @@ def _connected(stack: ExitStack, settings: dict[str, Any], address: str | None) 
     return ray
 
 
-def _local_settings(folder: str, cores: int) -> dict[str, Any]:
+def _local_settings(cores: int) -> dict[str, Any]:
     # Whatever address it is given, Ray listens on all of them, but for systems on which it makes
     # no clusters. It reads the environment when it is imported.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -208,7 +208,6 @@ def _local_settings(folder: str, cores: int) -> dict[str, Any]:
         "include_dashboard": False,
         "object_store_memory": _OBJECT_STORE_BYTES,
         "_node_ip_address": LOCALHOST,
-        "_temp_dir": folder,
     }
 
 
@@ -216,12 +215,6 @@ def _local_settings(folder: str, cores: int) -> dict[str, Any]:
 def _token() -> str:
     # Ray reads it once a process.
     return secrets.token_hex(32)
-
-
-def _short_folder() -> str | None:
-    """Where Ray may keep its files; None is the system's own choice."""
-    usual = tempfile.gettempdir()
-    return None if len(usual) <= _MAX_FOLDER_CHARS else "/tmp"
 
 
 @contextmanager

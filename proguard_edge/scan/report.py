@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -171,9 +172,12 @@ def plot(found: Mapping[str, Any]) -> bytes:
         )
         right.set_xscale("log")
     right.set(xlabel="ms to a verdict", ylabel="rows")
-    figure.tight_layout()
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    with warnings.catch_warnings():
+        # A letter that the font lacks is a box.
+        warnings.simplefilter("ignore")
+        figure.tight_layout()
+        figure.savefig(picture, format="png", dpi=120)
     plt.close(figure)
     return picture.getvalue()
 

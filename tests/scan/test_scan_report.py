@@ -24,7 +24,7 @@ LINES = [
     line("unsafe", risk={**FOREIGN, "name": "Gambling Promotion"}),
     line("unsafe", risk={**FOREIGN, "name": "promoting illegal gambling"}),
     line("unsafe", risk={**FOREIGN, "name": "Gambling Promotion"}),
-    line("unsafe", risk={**FOREIGN, "name": "a|b <script> [x](y) `z` $\\alpha \n $"}),
+    line("unsafe", risk={**FOREIGN, "name": "a|b <script> [x](y) `z` $\\alpha \n $ 赌博"}),
     line("error", modality=None),
 ]
 
@@ -73,7 +73,7 @@ def test_a_page_shows_names_as_text_and_a_picture_is_drawn(scan):
     page = markdown(found)
     assert "9 rows: 2 safe, 6 unsafe, 1 errors" in page
     assert "| 3 | Gambling Promotion | promoting illegal gambling (1) |" in page
-    assert r"a\|b &lt;script> \[x](y) \`z\` $\alpha $" in page
+    assert r"a\|b &lt;script> \[x](y) \`z\` $\alpha $ 赌博" in page
     assert "1 .pdf" in page
     assert "Not complete" not in page
     pytest.importorskip("matplotlib")
