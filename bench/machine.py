@@ -70,14 +70,14 @@ class Energy:
 
 def resident_mb() -> float | None:
     """Memory that this process holds now, in MB."""
-    status = _status("VmRSS")
-    return None if status is None else status / 1e3
+    held = system.own_memory()
+    return None if held is None else held / 1e6
 
 
 def peak_mb() -> float | None:
     """The most that it ever held, in MB."""
-    status = _status("VmHWM")
-    return None if status is None else status / 1e3
+    held = system.own_memory("VmHWM")
+    return None if held is None else held / 1e6
 
 
 def gpu_memory_mb() -> float | None:
@@ -93,11 +93,3 @@ def gpu_memory_mb() -> float | None:
     rows = [line.split(",") for line in done.stdout.splitlines() if "," in line]
     own = [float(used) for pid, used in rows if pid.strip() == str(os.getpid())]
     return sum(own) if own else None
-
-
-def _status(name: str) -> float | None:
-    """Kilobytes, of 1,024 bytes, as kilobytes of 1,000."""
-    for line in (system.read(Path("/proc/self/status")) or "").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1.024
-    return None

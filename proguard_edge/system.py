@@ -93,6 +93,14 @@ def memory() -> Memory | None:
     return Memory(*(1024 * size for size in sizes))
 
 
+def own_memory(name: str = "VmRSS") -> int | None:
+    """What this process holds now (VmRSS), or the most that it ever held (VmHWM)."""
+    for line in (read(Path("/proc/self/status")) or "").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
 def gpus() -> list[str]:
     """Name, driver, memory and clock of every NVIDIA GPU, as `nvidia-smi` tells."""
     if shutil.which("nvidia-smi") is None:
