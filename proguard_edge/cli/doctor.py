@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -40,7 +41,7 @@ def doctor(artifact: Path | None, expect_offline: bool, as_json: bool) -> None:
         found = diagnose(artifact or STARTER, expect_offline=expect_offline, begins=begins)
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
-    elif sys.stdout.isatty():
+    elif _can_draw(sys.stdout):
         _show(found)
     else:
         click.echo("\n".join(_lines(found)))
@@ -51,13 +52,18 @@ def doctor(artifact: Path | None, expect_offline: bool, as_json: bool) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """What is being examined, on a terminal only."""
-    if not sys.stderr.isatty():
+    if not _can_draw(sys.stderr):
         yield lambda _: None
         return
     from proguard_edge.cli.console import stderr_console
 
     with stderr_console().status("") as status:
         yield lambda name: status.update(f"examining: {name}")
+
+
+def _can_draw(stream: TextIO) -> bool:
+    # A missing library is for this command to tell, not to die of.
+    return stream.isatty() and find_spec("rich") is not None
 
 
 def _lines(found: Diagnosis) -> Iterator[str]:

@@ -13,10 +13,12 @@ from typing import Any
 
 from proguard_edge import __version__
 from proguard_edge.doctor.finding import STATES, Finding, State, Subject
-from proguard_edge.doctor.helper import Helper
+from proguard_edge.doctor.helper import AFTER_DEATH, Helper
 from proguard_edge.doctor.sockets import SocketWatch
+from proguard_edge.errors import WorkerError
 
 FORMAT = "proguard-edge-doctor/1"
+UNEXPECTED = "mend what it names; --json has the traceback, for a report where it names nothing"
 # Each is a module of this package with a function `check`; later ones use what earlier ones found.
 CHECKS = (
     "contents",
@@ -102,7 +104,7 @@ def examine(name: str, subject: Subject) -> Iterator[Finding]:
             name,
             "problem",
             f"could not be checked: {_one_line(error)}",
-            "mend what it says, if it says so; --json has the traceback for a report to us",
+            AFTER_DEATH if isinstance(error, WorkerError) else UNEXPECTED,
             {"traceback": traceback.format_exc()},
         )
 

@@ -13,6 +13,8 @@ from proguard_edge.doctor.sockets import SocketWatch
 from proguard_edge.errors import WorkerError
 
 START_S = 60.0
+# What to do about a death, by its signal.
+AFTER_DEATH = "SIGKILL: more memory; SIGILL: another processor, or libraries built for this one"
 
 A = TypeVar("A")
 R = TypeVar("R")

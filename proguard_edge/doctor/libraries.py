@@ -7,9 +7,12 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 
 from proguard_edge import system
 from proguard_edge.doctor.finding import Finding, Subject
+from proguard_edge.doctor.helper import Helper
+from proguard_edge.errors import ProGuardEdgeError
 
 NAME = "libraries"
 OURS = "proguard-edge"
@@ -29,6 +32,9 @@ RIVALS = (
         "opencv-contrib-python-headless",
     ),
 )
+# Of packages whose module has another name; of pillow the part that is not Python.
+MODULES = {"pillow": "PIL._imaging", "pyyaml": "yaml"}
+LOAD_S = 60.0
 ENGINE_EXTRAS = {"transformers": "hf"}
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
@@ -60,7 +66,9 @@ def check(subject: Subject) -> Iterator[Finding]:
         )
         return
     needs = [need for text in stated if (need := read(text))]
-    yield from runtime([need for need in needs if need.extra is None])
+    ours = [need for need in needs if need.extra is None]
+    yield from runtime(ours)
+    yield from broken(ours, subject.helper)
     yield from conflicts({name for row in RIVALS for name in row if system.version(name)})
     if all(need.met is not None or need.package.startswith(f"{OURS}[") for need in needs):
         yield extras(needs, subject)
@@ -112,7 +120,7 @@ def runtime(needs: list[Need]) -> Iterator[Finding]:
             NAME,
             "problem",
             f"{need.package}: {has}, {need.wanted or 'some version'} is required",
-            _install(f"{need.package}{need.wanted}"),
+            _install(f"'{need.package}{need.wanted}'"),
             {"package": need.package, "version": need.version, "wanted": need.wanted},
         )
     if any(need.met is None for need in needs):
@@ -123,6 +131,23 @@ def runtime(needs: list[Need]) -> Iterator[Finding]:
         named = ", ".join(f"{need.package} {need.version}" for need in needs[:3])
         found = f"all {len(needs)} of the runtime as required: {named}, …"
         yield Finding(NAME, "ok", found, details=details)
+
+
+def broken(needs: list[Need], helper: Helper) -> Iterator[Finding]:
+    """Those that are installed and cannot be loaded: built for another system, or damaged."""
+    for need in needs:
+        if need.version is None:
+            continue
+        try:
+            helper.run(load, MODULES.get(need.package, need.package), LOAD_S)
+        except ProGuardEdgeError as error:
+            yield Finding(
+                NAME,
+                "problem",
+                f"{need.package} {need.version} cannot be loaded: {error}",
+                _install(f"--force-reinstall '{need.package}{need.wanted}'"),
+                {"package": need.package, "version": need.version},
+            )
 
 
 def conflicts(installed: set[str]) -> Iterator[Finding]:
@@ -151,7 +176,7 @@ def extras(needs: list[Need], subject: Subject) -> Finding:
     wanted = ENGINE_EXTRAS.get(engine)
     if wanted in lacking and wanted not in complete:
         found = f"the engine {engine} lacks {', '.join(lacking[wanted])}"
-        return Finding(NAME, "problem", found, _install(f"{OURS}[{wanted}]"), details)
+        return Finding(NAME, "problem", found, _install(f"'{OURS}[{wanted}]'"), details)
     others = [extra for extra in lacking if extra not in complete]
     found = f"extras complete: {', '.join(complete) or 'none'}; not: {', '.join(others) or 'none'}"
     return Finding(NAME, "ok", found, details=details)
@@ -171,4 +196,9 @@ def _lacking(extra: str, needs: list[Need], seen: tuple[str, ...] = ()) -> list[
 
 
 def _install(what: str) -> str:
-    return f"pip install '{what}' (without a network: --no-index --find-links FOLDER_OF_WHEELS)"
+    return f"pip install {what} (without a network: --no-index --find-links FOLDER_OF_WHEELS)"
+
+
+def load(module: str) -> None:
+    """Runs in the helper."""
+    import_module(module)

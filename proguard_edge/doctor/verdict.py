@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from proguard_edge.doctor.finding import Finding, Subject, size
+from proguard_edge.doctor.helper import AFTER_DEATH
 from proguard_edge.doctor.trial import GOLDEN, Judged, Trial, judge_twice
 from proguard_edge.errors import ProGuardEdgeError, WorkerError
 from proguard_edge.starter import STARTER
@@ -64,7 +65,7 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _remedy(error: ProGuardEdgeError) -> str:
     if isinstance(error, WorkerError):
-        return "SIGKILL: more memory; SIGILL: another processor, or onnxruntime built for this one"
+        return AFTER_DEATH
     return "mend what it says; if it is nothing of yours, copy or export the artifact again"
 
 
