@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from proguard_edge.artifact import Artifact
-from proguard_edge.bench.machine import cores
+from proguard_edge.system import cores
 
 SIZE = 1536
 COPY_BYTES = 256 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -10,21 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-# Of a processor's flags, those that decide which kernels onnxruntime and torch take.
-FLAGS = (
-    "avx2",
-    "fma",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "sve",
-)
+from proguard_edge import system
+
 PACKAGES = ("proguard-edge", "onnxruntime", "onnxruntime-gpu", "numpy", "torch", "transformers")
 RAPL = Path("/sys/class/powercap")
 BUSY = 0.3
@@ -32,25 +18,19 @@ BUSY = 0.3
 
 def machine() -> dict[str, Any]:
     """The block that stands in every report; what the system does not tell is None."""
+    memory = system.memory()
     return {
-        "cpu": _cpu_name(),
-        "flags": _flags(),
-        "cores": cores(),
-        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "memory_gb": _memory_gb(),
-        "gpus": gpus(),
+        "cpu": system.processor(),
+        "flags": system.flags(),
+        "cores": system.cores(),
+        "governor": system.read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "memory_gb": round(memory.total / 1e9, 1) if memory else None,
+        "gpus": system.gpus(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "packages": {name: found for name in PACKAGES if (found := system.version(name))},
+        "load_before": system.load(),
     }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def warning(block: dict[str, Any]) -> str | None:
@@ -59,19 +39,6 @@ def warning(block: dict[str, Any]) -> str | None:
     if load is not None and load > BUSY * block["cores"]:
         return f"the machine was busy (load {load} on {block['cores']} cores): times are too long"
     return None
-
-
-def gpus() -> list[str]:
-    """Name, driver and memory of every NVIDIA GPU, as `nvidia-smi` tells."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    fields = "name,driver_version,memory.total,clocks.max.sm"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 class Energy:
@@ -89,13 +56,13 @@ class Energy:
             return None
         spent = 0
         for file, old, new in zip(self._files, before, self._last, strict=True):
-            most = _read(file.parent / "max_energy_range_uj")
+            most = system.read(file.parent / "max_energy_range_uj")
             # The counter wraps.
             spent += new - old if new >= old else new - old + int(most or 0)
         return spent / 1e6
 
     def _now(self) -> list[int] | None:
-        found = [_read(file) for file in self._files]
+        found = [system.read(file) for file in self._files]
         if not found or None in found:
             return None
         return [int(value) for value in found if value is not None]
@@ -103,14 +70,14 @@ class Energy:
 
 def resident_mb() -> float | None:
     """Memory that this process holds now, in MB."""
-    status = _status("VmRSS")
-    return None if status is None else status / 1e3
+    held = system.own_memory()
+    return None if held is None else held / 1e6
 
 
 def peak_mb() -> float | None:
     """The most that it ever held, in MB."""
-    status = _status("VmHWM")
-    return None if status is None else status / 1e3
+    held = system.own_memory("VmHWM")
+    return None if held is None else held / 1e6
 
 
 def gpu_memory_mb() -> float | None:
@@ -126,47 +93,3 @@ def gpu_memory_mb() -> float | None:
     rows = [line.split(",") for line in done.stdout.splitlines() if "," in line]
     own = [float(used) for pid, used in rows if pid.strip() == str(os.getpid())]
     return sum(own) if own else None
-
-
-def _cpu_name() -> str:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _flags() -> list[str]:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith(("flags", "Features")):
-            there = set(line.partition(":")[2].split())
-            return [flag for flag in FLAGS if flag in there]
-    return []
-
-
-def _memory_gb() -> float | None:
-    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
-        if line.startswith("MemTotal"):
-            return round(int(line.split()[1]) * 1024 / 1e9, 1)
-    return None
-
-
-def _status(name: str) -> float | None:
-    """Kilobytes, of 1,024 bytes, as kilobytes of 1,000."""
-    for line in (_read(Path("/proc/self/status")) or "").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1.024
-    return None
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

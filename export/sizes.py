@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proguard_edge import system
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.recipe import Recipe, Step
 
@@ -158,11 +159,8 @@ def check_disk(recipe: Recipe, weights: Weights, work: Path, *, vision: bool = T
 
 def free_memory() -> float | None:
     """Bytes of memory that can be had, where the system tells."""
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    return 1024.0 * float(lines["MemAvailable"].split()[0])
+    memory = system.memory()
+    return None if memory is None else float(memory.available)
 
 
 def _decoder_bytes(step: Step) -> float:

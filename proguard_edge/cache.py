@@ -18,19 +18,12 @@ class Cache:
     """A folder of small files, written whole or not at all. `folder=None` caches nothing."""
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder if folder is not None and _private(folder) else None
+        self.folder = folder if folder is not None and refusal(folder) is None else None
 
     @classmethod
     def default(cls) -> Cache:
         """The folder named by the environment; an empty `$PROGUARD_EDGE_CACHE` turns it off."""
-        named = os.environ.get("PROGUARD_EDGE_CACHE")
-        if named is not None:
-            return cls(Path(named) if named else None)
-        base = os.environ.get("XDG_CACHE_HOME")
-        try:
-            return cls((Path(base) if base else Path.home() / ".cache") / "proguard-edge")
-        except RuntimeError:
-            return cls(None)
+        return cls(default_folder())
 
     def path(self, name: Path | str) -> Path | None:
         """Where a cached file lies, or None when it is not there."""
@@ -80,13 +73,29 @@ class Cache:
             return
 
 
-def _private(folder: Path) -> bool:
-    """Make the folder if need be; whether it is ours alone to write."""
+def default_folder() -> Path | None:
+    """The folder that the environment names, None where it names none."""
+    named = os.environ.get("PROGUARD_EDGE_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "proguard-edge"
+    except RuntimeError:
+        return None
+
+
+def refusal(folder: Path) -> str | None:
+    """Make the folder if need be; why it is not ours alone to write, None where it is."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         info = folder.stat()
-    except OSError:
-        return False
+    except OSError as error:
+        return f"it cannot be made: {error.strerror or error}"
     if not hasattr(os, "getuid"):
-        return True
-    return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return None
+    if info.st_uid != os.getuid():
+        return "it belongs to another user"
+    if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others may write to it"
+    return None

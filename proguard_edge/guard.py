@@ -23,6 +23,7 @@ from proguard_edge.pieces import split_request, views_of
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode, PromptEncoder, Template
 from proguard_edge.request import Request
+from proguard_edge.starter import STARTER
 from proguard_edge.thresholds import Thresholds
 from proguard_edge.verdict import Verdict
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from proguard_edge.request import ImageSource
 
 MAX_POLICIES = 32
-STARTER = Path(__file__).parent / "starter" / "artifact"
 
 
 class Guard(Closing):

@@ -22,11 +22,12 @@ from proguard_edge.errors import (
     InputError,
     LanguageError,
 )
-from proguard_edge.guard import STARTER, Guard
+from proguard_edge.guard import Guard
 from proguard_edge.image_text import Eyes
 from proguard_edge.judge import Finding, Judge
 from proguard_edge.pieces import Piece
 from proguard_edge.request import Request
+from proguard_edge.starter import STARTER
 
 pytest.importorskip("rapidocr")
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from proguard_edge.artifact import Artifact, check_digests
 from proguard_edge.errors import ArtifactError
-from proguard_edge.guard import STARTER, Guard
+from proguard_edge.guard import Guard
 from proguard_edge.policy import Policy
+from proguard_edge.starter import STARTER
 
 SAFE = [
     "What is a good recipe for lentil soup?",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from proguard_edge.bench.machine import cores
 from proguard_edge.bench.scenarios import Scenario
 from proguard_edge.prompt import PromptEncoder
+from proguard_edge.system import cores
 
 HEAD = "<answer>\nRequest:"
 WORDS = ("safe", "unsafe")

@@ -23,6 +23,10 @@ COMMANDS = {
         "Look at an artifact, or verify its bytes.",
     ),
     "bundle": ("proguard_edge.cli.bundle:bundle", "Carry it all across an air gap, signed."),
+    "doctor": (
+        "proguard_edge.cli.doctor:doctor",
+        "Whether this machine is fit to judge, and what to do.",
+    ),
     "export": ("proguard_edge.cli.export:export", "Turn a checkpoint folder into an artifact."),
     "calibrate": (
         "proguard_edge.cli.calibrate:calibrate",

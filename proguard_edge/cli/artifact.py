@@ -24,7 +24,7 @@ def show(folder: Path | None, as_json: bool) -> None:
     import json
 
     from proguard_edge.artifact import Artifact
-    from proguard_edge.guard import STARTER
+    from proguard_edge.starter import STARTER
 
     found = Artifact.open(folder or STARTER)
     if as_json:
@@ -54,7 +54,7 @@ def show(folder: Path | None, as_json: bool) -> None:
 def verify(folder: Path | None, digest: str | None) -> None:
     """Read every byte; exit code 3 names the first file that was altered or is missing."""
     from proguard_edge.artifact import Artifact, check_digests
-    from proguard_edge.guard import STARTER
+    from proguard_edge.starter import STARTER
 
     found = Artifact.open(folder or STARTER)
     check_digests(found, digest)

@@ -108,6 +108,14 @@ class Choosing(Protocol):
         """
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """An engine that keeps the states of prefixes between runs."""
+
+    def keeps(self, prefix: Ids) -> bool:
+        """Whether that of `prefix` int64 [P] lies in the cache folder, whole."""
+
+
 class Engine(Protocol):
     """A loaded model."""
 

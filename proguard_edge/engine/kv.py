@@ -77,20 +77,27 @@ class PrefixStore:
     def get(self, key: str, tokens: int) -> Array | None:
         """The state [layers, 2, 1, heads, P, head_dim], or None. A damaged file counts as none."""
         if key not in self._memory:
-            path = self._cache.path(f"prefix/{key}")
-            if path is None:
+            state = self.stored(key, tokens)
+            if state is None:
                 return None
-            try:
-                raw = path.read_bytes()
-            except OSError:
-                return None
-            expected = self._shape.zeros(tokens)
-            body = raw[32:]
-            if len(body) != expected.nbytes or hashlib.sha256(body).digest() != raw[:32]:
-                return None
-            self._remember(key, np.frombuffer(body, np.float32).reshape(expected.shape))
+            self._remember(key, state)
         self._memory.move_to_end(key)
         return self._memory[key]
+
+    def stored(self, key: str, tokens: int) -> Array | None:
+        """What `get` finds on disk."""
+        path = self._cache.path(f"prefix/{key}")
+        if path is None:
+            return None
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            return None
+        expected = self._shape.zeros(tokens)
+        body = raw[32:]
+        if len(body) != expected.nbytes or hashlib.sha256(body).digest() != raw[:32]:
+            return None
+        return np.frombuffer(body, np.float32).reshape(expected.shape)
 
     def put(self, key: str, state: Array) -> None:
         """Keep a state in memory and, where the cache folder allows, on disk."""

@@ -107,6 +107,10 @@ class OnnxEngine:
         sequence.begin(len(prefix))
         return sequence
 
+    def keeps(self, prefix: Ids) -> bool:
+        """See `Keeping`."""
+        return self._prefixes.stored(self._prefixes.key(prefix), len(prefix)) is not None
+
     def _take(self, key: str, prefix: int) -> KVBuffer:
         with self.lock:
             for i, buffer in enumerate(self._free):

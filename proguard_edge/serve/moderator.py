@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from proguard_edge.child import Child, Make
 from proguard_edge.errors import (
     AuditError,
     BusyError,
@@ -24,7 +25,6 @@ from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
 from proguard_edge.serve.audit import AuditLog
-from proguard_edge.serve.child import Child, Make
 from proguard_edge.serve.metrics import Metrics, Recent
 from proguard_edge.serve.pool import Limits, Pool
 from proguard_edge.serve.settings import Settings

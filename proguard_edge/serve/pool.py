@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from proguard_edge.child import Child
 from proguard_edge.errors import (
     BusyError,
     DeadlineError,
@@ -22,7 +23,6 @@ from proguard_edge.errors import (
     StartingError,
     WorkerError,
 )
-from proguard_edge.serve.child import Child
 
 BULK_EVERY = 4
 MAX_PAUSE_S = 30.0

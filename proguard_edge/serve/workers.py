@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proguard_edge.child import Handler
 from proguard_edge.errors import InputError
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
-from proguard_edge.serve.child import Handler
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from proguard_edge.export.onnx_artifact import export_onnx
 from proguard_edge.export.quality import Limits, Side
 from proguard_edge.export.stages import Source
 from proguard_edge.export.transformers_artifact import export_transformers
-from proguard_edge.guard import STARTER
+from proguard_edge.starter import STARTER
 from proguard_edge.train.contrast import contrast_rows
 from proguard_edge.train.rows import Row
 

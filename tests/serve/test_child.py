@@ -15,8 +15,8 @@ pytest.importorskip("fastapi")
 
 from stubs import make_echo
 
+from proguard_edge.child import Child
 from proguard_edge.errors import ArtifactError, EngineError, LanguageError, WorkerError
-from proguard_edge.serve.child import Child
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_start_that_never_ends_is_ended() -> None:
 PARENT = """
 import sys, time
 from stubs import make_echo
-from proguard_edge.serve.child import Child
+from proguard_edge.child import Child
 
 if __name__ == "__main__":
     child = Child(make_echo, None, "the worker")

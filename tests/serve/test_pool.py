@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 
 from stubs import make_echo
 
+from proguard_edge.child import Child
 from proguard_edge.errors import (
     ArtifactError,
     BusyError,
@@ -21,7 +22,6 @@ from proguard_edge.errors import (
     StartingError,
     WorkerError,
 )
-from proguard_edge.serve.child import Child
 from proguard_edge.serve.pool import BULK_EVERY, Limits, Pool
 
 Test = Callable[[Pool], Coroutine[Any, Any, None]]

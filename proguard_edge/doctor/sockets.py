@@ -1,0 +1,87 @@
+"""Whether this process reached for the network.
+
+Python tells of every socket that its own code uses. Of sockets that a native library opens only
+those are seen that are open when we look.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from proguard_edge import system
+
+# Making a socket reaches nobody, nor does asking for this machine's own name.
+HARMLESS = {"socket.__new__", "socket.gethostname"}
+ADDRESSED = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
+# urllib3, which the transformers engine imports, learns so whether there is IPv6.
+OWN_IPV6 = ("::1", 0)
+TABLES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6")
+
+
+class SocketWatch:
+    """Uses of sockets since it was made."""
+
+    def __init__(self) -> None:
+        self._seen = len(_uses())
+        self._open = open_sockets()
+
+    def take(self) -> tuple[str, ...]:
+        """Those since the last call, one line each."""
+        uses, now = _uses(), open_sockets()
+        found = uses[self._seen :]
+        found += [f"{protocol} socket open" for inode, protocol in now.items() - self._open.items()]
+        self._seen, self._open = len(uses), now
+        return tuple(found)
+
+
+@cache
+def _uses() -> list[str]:
+    """Grows with every use in this process from the first call on: a hook cannot be taken off."""
+    found: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith("socket.") and event not in HARMLESS and _reaches(event, arguments):
+            what = " ".join(repr(a) for a in arguments if not hasattr(a, "fileno"))
+            found.append(f"{event} {what}"[:200])
+
+    sys.addaudithook(hook)
+    return found
+
+
+def _reaches(event: str, arguments: tuple[Any, ...]) -> bool:
+    if event not in ADDRESSED:
+        return True
+    # A socket with a path stays on this machine.
+    address = arguments[1]
+    return not isinstance(address, str | bytes) and (event, address) != ("socket.bind", OWN_IPV6)
+
+
+def open_sockets() -> dict[str, str]:
+    """This process's internet sockets: inode → protocol. Empty where the system tells none."""
+    own = _own_inodes()
+    found = {}
+    for table in TABLES if own else ():
+        for line in (system.read(Path("/proc/self/net") / table) or "").splitlines()[1:]:
+            if len(fields := line.split()) > 9 and fields[9] in own:
+                found[fields[9]] = table
+    return found
+
+
+def _own_inodes() -> set[str]:
+    found: set[str] = set()
+    try:
+        descriptors = list(Path("/proc/self/fd").iterdir())
+    except OSError:
+        return found
+    for descriptor in descriptors:
+        try:
+            target = str(descriptor.readlink())
+        except OSError:
+            # The one that listed the folder.
+            continue
+        if target.startswith("socket:["):
+            found.add(target.removeprefix("socket:[").removesuffix("]"))
+    return found
