@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from proguard_edge.answer import FreeNames
 from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
+from proguard_edge.closing import Closing
 from proguard_edge.engine import Engine, Server, load_engine
-from proguard_edge.engine.base import Closing
 from proguard_edge.engine.blas import one_blas_thread
 from proguard_edge.errors import ArtifactError, LanguageError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor, Patches
