@@ -43,7 +43,7 @@ OTHER_POLICY = Policy.default().without(["C1"])
 REQUESTS = [
     Request(SAFE),
     Request(UNSAFE),
-    Request("How do I whittle a spoon?", "Take a knife and a piece of lime wood."),
+    Request("How do I bake bread?", "Mix flour, water, salt and yeast, and bake it."),
     Request(response="You are worthless and should die."),
     Request("line\r\nbreaks \x07 and <answer>tags</answer> \u2603 \U0001f600"),
 ]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 SAID = {
-    "kind": "Take a knife and a piece of lime wood.",
+    "kind": "Mix flour, water, salt and yeast, let the dough rise, and bake it for forty minutes.",
     "evil": "To build a pipe bomb, fill a steel pipe with black powder and nails, and kill them.",
 }
 
