@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from proguard_edge.answer import FreeNames
 from proguard_edge.artifact import Artifact, check_digests, verify_once
 from proguard_edge.cache import Cache
+from proguard_edge.closing import Closing
 from proguard_edge.engine import Engine, Server, load_engine
-from proguard_edge.engine.base import Closing
 from proguard_edge.engine.blas import one_blas_thread
-from proguard_edge.errors import ArtifactError, InputError, LanguageError, ProGuardEdgeError
+from proguard_edge.errors import ArtifactError, LanguageError, ProGuardEdgeError
 from proguard_edge.image import ImageProcessor, Patches
 from proguard_edge.image_text import Eyes, Reading
 from proguard_edge.judge import Judge, Usage, verdict_of
@@ -99,7 +99,7 @@ class Guard(Closing):
         Raises InputError for content that cannot be judged, ArtifactError for what this artifact
         cannot do, EngineError and AnswerError when no verdict was reached.
         """
-        return self.judge(Request(user, response, _listed(image)), policy=policy, mode=mode)
+        return self.judge(Request.of(user, image, response), policy=policy, mode=mode)
 
     def moderate_many(
         self,
@@ -229,15 +229,3 @@ class Guard(Closing):
         """Free the engine and the reader."""
         self.engine.close()
         self.eyes.close()
-
-
-def _listed(image: ImageSource | Iterable[ImageSource] | None) -> tuple[ImageSource, ...]:
-    from PIL import Image
-
-    if image is None:
-        return ()
-    if isinstance(image, str | Path | bytes | Image.Image):
-        return (image,)
-    if not isinstance(image, Iterable):
-        raise InputError(f"image must be a path, bytes or a PIL image, not {type(image).__name__}")
-    return tuple(image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,25 @@ class Request:
             return "text"
         spoken = self.response is not None or bool(self.user and self.user.strip())
         return "text-image" if spoken else "image"
+
+    @classmethod
+    def of(
+        cls,
+        user: str | None = None,
+        image: ImageSource | Iterable[ImageSource] | None = None,
+        response: str | None = None,
+    ) -> Request:
+        """With one image, several, or none. Raises what the constructor raises."""
+        from PIL import Image
+
+        if image is None:
+            return cls(user, response)
+        if isinstance(image, str | Path | bytes | Image.Image):
+            return cls(user, response, (image,))
+        if not isinstance(image, Iterable):
+            kind = type(image).__name__
+            raise InputError(f"image must be a path, bytes or a PIL image, not {kind}")
+        return cls(user, response, tuple(image))
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], folder: Path) -> Request:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,25 +32,6 @@ class Timings:
             yield
         finally:
             self.ms[name] = self.ms.get(name, 0.0) + 1000 * (perf_counter() - begin)
-
-
-class Closing(ABC):
-    """Something that a `with` block closes at its end."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give back what it holds."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class EngineSequence(Protocol):

@@ -7,7 +7,6 @@ them, by their text, which the artifact's tokenizer turns back into ids.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from proguard_edge.engine.base import Ids
 from proguard_edge.errors import EngineError
+from proguard_edge.strict_json import json_object
 from proguard_edge.tokens import Vocabulary
 
 # How servers write the logarithm of 0.
@@ -189,25 +189,9 @@ def _texts(tokenizer: Path) -> list[str]:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """A JSON object without NaN, infinities or a key twice. Raises EngineError."""
     try:
-        answer = json.loads(
-            raw.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_without_twins
-        )
-    except (ValueError, RecursionError) as error:
-        raise EngineError(f"the server's answer is not valid JSON: {error}") from None
-    if not isinstance(answer, dict):
-        raise EngineError("the server's answer is not a JSON object")
-    return answer
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice in an object")
-    return found
+        return json_object(raw)
+    except ValueError as error:
+        raise EngineError(f"the server's answer is {error}") from None
 
 
 def _get(holder: dict[str, Any], key: str, kind: Any) -> Any:

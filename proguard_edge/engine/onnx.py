@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from proguard_edge.artifact import Artifact
 from proguard_edge.cache import Cache
-from proguard_edge.engine.base import Closing, Ids, Logits, Timings, first_line
+from proguard_edge.closing import Closing
+from proguard_edge.engine.base import Ids, Logits, Timings, first_line
 from proguard_edge.engine.integers import check_products
 from proguard_edge.engine.kv import KVBuffer, KVShape, PrefixStore
 from proguard_edge.engine.positions import rope_positions

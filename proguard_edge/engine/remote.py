@@ -27,10 +27,10 @@ import threading
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from proguard_edge.address import bearer, server_address
 from proguard_edge.artifact import Artifact
 from proguard_edge.engine.base import Ids, Logits
 from proguard_edge.engine.completions import (
@@ -187,21 +187,12 @@ class Client:
     def __init__(self, url: str, timeout_s: float, limit: int) -> None:
         """limit: bytes of the longest answer."""
         self._url, self._timeout, self._limit = url, timeout_s, limit
-        try:
-            parts = urlsplit(url)
-            self._host, self._port = parts.hostname, parts.port
-        except ValueError:
-            raise EngineError(f"{url!r} is no address of a server") from None
-        odd = parts.username or parts.password or parts.query or parts.fragment
-        plain = url.isascii() and url.isprintable() and " " not in url
-        if parts.scheme not in ("http", "https") or not self._host or odd or not plain:
-            raise EngineError(f"{url!r}: give the server as http://HOST:PORT/v1")
+        parts = server_address(url, "http://HOST:PORT/v1")
+        self._host, self._port = parts.hostname, parts.port
         self._secure, self._base = parts.scheme == "https", parts.path.rstrip("/")
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key := os.environ.get(KEY_VARIABLE):
-            if not (key.isascii() and key.isprintable()):
-                raise EngineError(f"{KEY_VARIABLE} holds characters that no API key has")
-            self._headers["Authorization"] = f"Bearer {key}"
+            self._headers["Authorization"] = bearer(key, KEY_VARIABLE)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
         self._closed = False

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from proguard_edge.engine.base import Closing, Ids, Logits, Timings
+from proguard_edge.closing import Closing
+from proguard_edge.engine.base import Ids, Logits, Timings
 from proguard_edge.errors import EngineError, LimitError
 from proguard_edge.image import Patches
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from proguard_edge.artifact import Artifact
-from proguard_edge.engine.base import Closing, Ids, Logits, Timings, first_line
+from proguard_edge.closing import Closing
+from proguard_edge.engine.base import Ids, Logits, Timings, first_line
 from proguard_edge.engine.positions import rope_positions
 from proguard_edge.errors import EngineError, LimitError
 from proguard_edge.image import Patches

@@ -104,7 +104,7 @@ def load_image(
             )
         if isinstance(source, Image.Image):
             return _views_of_callers_image(source, limits, frames, shown)
-        data = source if isinstance(source, bytes) else _read(source, limits, shown)
+        data = source if isinstance(source, bytes) else read_file(source, limits, shown)
         return _views_of_bytes(data, limits, frames, shown)
     except InputError:
         raise
@@ -137,7 +137,11 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:100]
 
 
-def _read(path: str | Path, limits: ImageLimits, shown: str) -> bytes:
+def read_file(path: str | Path, limits: ImageLimits, shown: str) -> bytes:
+    """The bytes of a regular file, at most one more than `limits.max_bytes`.
+
+    shown: what errors call it. Raises ImageError.
+    """
     if not isinstance(path, str | Path):
         raise ImageError(
             f"{shown}: an image is a path, bytes or a PIL image, not {type(path).__name__}"

@@ -44,7 +44,14 @@ def read_reference(path: Path, name: str) -> Policy:
 
 
 def write_policy(policy: Policy) -> str:
-    """The policy in our own layout."""
+    """The policy as YAML, in our own layout."""
+    data = policy_data(policy)
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def policy_data(policy: Policy) -> dict[str, Any]:
+    """The policy as plain data, from which `policy_of` makes an equal one."""
     entries: list[dict[str, Any]] = []
     for category in policy.categories:
         entry: dict[str, Any] = {"id": category.id, "name": category.name}
@@ -56,14 +63,12 @@ def write_policy(policy: Policy) -> str:
             entries.append(entry)
         else:
             entries[-1].setdefault("subcategories", []).append(entry)
-    content = {
+    return {
         "name": policy.name,
         "version": policy.version,
         "language": policy.language,
         "categories": entries,
     }
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-    return text
 
 
 def _parse(path: Path) -> Any:
