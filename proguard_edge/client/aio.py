@@ -219,6 +219,8 @@ class AsyncClient:
     async def _send(self, method: str, path: str, body: bytes | None) -> bytes:
         """The body of an answer with status 200. Raises ProGuardEdgeError."""
         httpx = _httpx()
+        if self._http.is_closed:
+            raise EngineError("the client was closed: make another")
         url, raw = self._url + path, bytearray()
         try:
             async with self._http.stream(method, url, content=body) as answer:

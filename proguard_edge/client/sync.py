@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from proguard_edge.client.aio import AsyncClient, ServedPolicy
 from proguard_edge.client.answers import Outcome
 from proguard_edge.closing import Closing
+from proguard_edge.errors import EngineError
 from proguard_edge.policy import Policy
 from proguard_edge.request import Request
 from proguard_edge.template import Mode
@@ -107,6 +108,9 @@ class Client(Closing):
             self._run(_end(outcomes))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise EngineError("the client was closed: make another")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 

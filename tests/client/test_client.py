@@ -181,3 +181,21 @@ def judged_while_killing(running: Served, process: int) -> Any:
 
     (found,) = asyncio.run(ask_and_kill())
     return found
+
+
+def test_a_seeing_artifact_gives_a_guard_s_verdicts_on_files_bytes_and_pil_images(
+    tiny_onnx: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "red.png"
+    Image.new("RGBA", (60, 40), (200, 30, 30, 128)).save(path)
+    with (
+        Image.open(path) as opened,
+        served(tmp_path / "log.txt", "--artifact", str(tiny_onnx), "--no-ocr") as running,
+        Client(running.url, timeout=120) as client,
+        Guard.load(tiny_onnx, threads=1, ocr=False) as guard,
+    ):
+        for image in (path, path.read_bytes(), opened):
+            mine = client.moderate("what is this?", image, mode="reason")
+            assert same(mine, guard.moderate("what is this?", path, mode="reason"))
+        two = client.moderate(image=[path, opened], response="A red square.")
+        assert same(two, guard.moderate(image=[path, opened], response="A red square."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ pytest.importorskip("httpx")
 
 from scripted import Scripted, ask
 
-from proguard_edge.client import AsyncClient
+from proguard_edge.client import AsyncClient, Client
 from proguard_edge.errors import (
     EngineError,
     ImageError,
@@ -54,6 +55,23 @@ def test_what_no_guard_would_take_is_not_sent(
 ) -> None:
     with pytest.raises(kind):
         ask(scripted.url, **{"user": "hello", **fields})
+    assert not scripted.asked
+
+
+def test_a_closed_client_says_so(scripted: Scripted) -> None:
+    client = Client(scripted.url)
+    client.close()
+    client.close()
+    with pytest.raises(EngineError, match="closed"):
+        client.moderate("hello")
+
+    async def ask_closed() -> None:
+        other = AsyncClient(scripted.url)
+        await other.close()
+        await other.moderate("hello")
+
+    with pytest.raises(EngineError, match="closed"):
+        asyncio.run(ask_closed())
     assert not scripted.asked
 
 
