@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doctor_jobs import connect, connect_and_fail, die, double, fail, hang, refuse
+from doctor_jobs import connect, connect_and_fail, die, double, fail, hang, native, refuse
 
 from proguard_edge.doctor.helper import Helper
-from proguard_edge.doctor.sockets import SocketWatch, open_sockets
+from proguard_edge.doctor.sockets import PERIOD_S, SocketWatch, open_sockets
 from proguard_edge.errors import EngineError, WorkerError
 
 
@@ -62,6 +62,17 @@ def test_every_socket_that_it_used_is_told_also_when_it_failed_afterwards(port):
         with pytest.raises(EngineError):
             helper.run(connect_and_fail, port, 60)
         assert helper.sockets() == [f"socket.connect ('127.0.0.1', {port})"] * 2
+    finally:
+        helper.close()
+
+
+def test_a_socket_of_a_native_library_is_seen_while_it_is_open_and_told_afterwards():
+    if not Path("/proc/self/net/udp").exists():
+        pytest.skip("this system does not tell")
+    helper = Helper()
+    try:
+        helper.run(native, 10 * PERIOD_S, 60)
+        assert helper.sockets() == ["udp socket open"]
     finally:
         helper.close()
 
