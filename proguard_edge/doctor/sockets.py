@@ -31,7 +31,8 @@ class SocketWatch:
         """always: look for native sockets until the process ends; else with each `take` only."""
         self._lock = Lock()
         self._told = len(_uses())
-        self._known = open_sockets()
+        self._before = own_sockets()
+        self._known = open_sockets(self._before)
         self._native: list[str] = []
         if always:
             Thread(target=self._look_always, daemon=True).start()
@@ -51,7 +52,7 @@ class SocketWatch:
             self._look()
 
     def _look(self) -> None:
-        now = open_sockets()
+        now = open_sockets(own_sockets() - self._before)
         with self._lock:
             new = sorted(now.items() - self._known.items())
             self._native += [f"{protocol} socket open" for _, protocol in new]
@@ -80,18 +81,18 @@ def _reaches(event: str, arguments: tuple[Any, ...]) -> bool:
     return not isinstance(address, str | bytes) and (event, address) != ("socket.bind", OWN_IPV6)
 
 
-def open_sockets() -> dict[str, str]:
-    """This process's internet sockets: inode → protocol. Empty where the system tells none."""
-    own = _own_inodes()
+def open_sockets(inodes: set[str]) -> dict[str, str]:
+    """Those that reach beyond this machine: inode → protocol. Empty where the system tells none."""
     found = {}
-    for table in TABLES if own else ():
+    for table in TABLES if inodes else ():
         for line in (system.read(Path("/proc/self/net") / table) or "").splitlines()[1:]:
-            if len(fields := line.split()) > 9 and fields[9] in own:
+            if len(fields := line.split()) > 9 and fields[9] in inodes:
                 found[fields[9]] = table
     return found
 
 
-def _own_inodes() -> set[str]:
+def own_sockets() -> set[str]:
+    """Inodes of this process's sockets of all kinds."""
     found: set[str] = set()
     try:
         descriptors = list(Path("/proc/self/fd").iterdir())
