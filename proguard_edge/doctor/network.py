@@ -84,7 +84,7 @@ def environment(variables: dict[str, str]) -> Finding:
     # A proxy's address may hold a password: no values here.
     details = {"set": found, "HF_HUB_OFFLINE": variables.get("HF_HUB_OFFLINE")}
     if found:
-        remedy = "nothing to do: only the engine `remote` opens a connection, and through no proxy"
+        remedy = "nothing to do: judging opens no connection, but with the engine `remote`"
         return Finding(NAME, "note", f"{', '.join(found)} set", remedy, details)
     text = "no proxy is set; HF_HUB_OFFLINE is not needed: the runtime calls no hub"
     return Finding(NAME, "ok", text, details=details)
