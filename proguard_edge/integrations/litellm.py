@@ -209,9 +209,7 @@ class _Refusals:
         try:
             from fastapi import HTTPException
         except ModuleNotFoundError:
-            error: Exception = GuardrailRaisedException(
-                guardrail_name=self._name, message=message
-            )
+            error: Exception = GuardrailRaisedException(guardrail_name=self._name, message=message)
             return error
         return HTTPException(status, detail)
 

@@ -29,6 +29,7 @@ from proguard_edge.errors import ArtifactError, InputError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 WHEEL = "proguard_edge-{version}-py3-none-any.whl"
+SCRIPTS = "[console_scripts]\nproguard-edge = proguard_edge.__main__:main\n"
 MAIN = """
 import sys
 def main():
@@ -47,7 +48,7 @@ def wheel(version: str, code: int = 0) -> bytes:
         "proguard_edge/__main__.py": MAIN.format(version=version, code=code),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: proguard-edge\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[console_scripts]\nproguard-edge=proguard_edge.__main__:main\n",
+        f"{info}/entry_points.txt": SCRIPTS,
     }
     record = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
     raw = io.BytesIO()
