@@ -9,6 +9,8 @@ with Guard.load() as guard:
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Guard", "Policy", "Request", "Verdict", "__version__"]
+
+# From 1.29 on onnxruntime tells its maker of every process and session, unless this stands in the
+# environment when it is imported. Where it was, it can only be told to send less.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+if "onnxruntime" in sys.modules:
+    sys.modules["onnxruntime"].disable_telemetry_events()
 
 _HOME = {
     "Guard": "proguard_edge.guard",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,37 +19,47 @@ import pytest
 
 START_S = 180
 # No proxy of the environment between a test and its server.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_OPENER = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}),
+    urllib.request.HTTPSHandler(context=ssl._create_unverified_context()),
+)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A running server. url: its address, without a path."""
+    """A running server. url: its address, without a path. log: its output."""
 
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
 
-    def worker(self) -> int:
-        """The process id of the engine's process: the largest child. Skips without /proc."""
+    def children(self) -> list[int]:
+        """The process ids of its children: the worker, the decoder. Skips without /proc."""
         listed = list(Path("/proc").glob(f"{self.process.pid}/task/*/children"))
         if not listed:
             pytest.skip("no /proc")
-        sizes = {
-            int(pid): int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-            for children in listed
-            for pid in children.read_text().split()
-        }
-        return max(sizes, key=lambda pid: sizes[pid])
+        return [int(pid) for children in listed for pid in children.read_text().split()]
+
+    def worker(self) -> int:
+        """The process id of the engine's process: the largest child."""
+        return max(self.children(), key=_pages)
 
 
 @contextmanager
-def served(log: Path, *options: str, cache: Path | None = None, code: int = 0) -> Iterator[Served]:
+def served(
+    log: Path,
+    *options: str,
+    cache: Path | None = None,
+    code: int = 0,
+    scheme: str = "http",
+    port: int | None = None,
+) -> Iterator[Served]:
     """`proguard-edge serve` with these options, as soon as it would judge.
 
     It turns no test away that waits for a busy machine. At the end it gets a SIGTERM, if it still
     runs, and must leave with exit code `code`. log: its output, shown when it fails.
     """
-    port = free_port()
+    port = port or free_port()
     words = ["serve", "--port", str(port), "--max-wait", "60", "--deadline", "120", *options]
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -58,9 +69,9 @@ def served(log: Path, *options: str, cache: Path | None = None, code: int = 0) -
             stderr=out,
             env={**os.environ, **({"PROGUARD_EDGE_CACHE": str(cache)} if cache else {})},
         )
-    server = Served(f"http://127.0.0.1:{port}", process)
+    server = Served(f"{scheme}://127.0.0.1:{port}", process, log)
     try:
-        _wait_until_ready(server, log)
+        _wait_until_ready(server)
         yield server
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -78,16 +89,20 @@ def free_port() -> int:
     return port
 
 
-def _wait_until_ready(server: Served, log: Path) -> None:
+def _wait_until_ready(server: Served) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until:
-        assert server.process.poll() is None, _said(log)
+        assert server.process.poll() is None, _said(server.log)
         try:
             with _OPENER.open(f"{server.url}/readyz", timeout=5):
                 return
         except OSError:
             time.sleep(0.1)
-    raise AssertionError(f"not ready within {START_S} s: {_said(log)}")
+    raise AssertionError(f"not ready within {START_S} s: {_said(server.log)}")
+
+
+def _pages(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
 def _said(log: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 import proguard_edge
+from proguard_edge.engine.integers import PROBE
 
 # Loads, judges and runs a batch; "refuse" makes every use of a socket an error. One is let through:
 # urllib3, which rapidocr imports and never uses here, binds one of this machine to learn of IPv6.
@@ -78,6 +80,28 @@ def test_a_machine_without_a_network_moderates(tiny_onnx, tmp_path):
     work(tmp_path, tiny_onnx, "gone", *alone)
 
 
+def judged_at(home: Path, script: str) -> set[str]:
+    """Folders that appear in the home of a user who runs the script, on no test machine."""
+    home.mkdir()
+    silencing = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "XDG_CACHE_HOME")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in silencing and not name.startswith(("ORT_", "PROGUARD_EDGE_"))
+    }
+    command = [sys.executable, "-c", script]
+    subprocess.run(command, check=True, timeout=300, env={**kept, "HOME": str(home)})
+    return {path.name for path in (home / ".cache").glob("*")}
+
+
+def test_onnxruntime_collects_nothing_to_send(tmp_path):
+    load = f"import onnxruntime as ort; ort.InferenceSession({str(PROBE)!r})"
+    if judged_at(tmp_path / "control", load) != {"Microsoft"}:
+        pytest.skip("this onnxruntime has no telemetry")
+    judge = "from proguard_edge import Guard; Guard.load(threads=1, ocr=False).moderate('hello')"
+    assert judged_at(tmp_path / "judged", judge) == {"proguard-edge"}
+
+
 # Modules that can call another machine. A server, which is called, needs none of them.
 CALLING = {"http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "ftplib"}
 CALLING |= {"smtplib", "socket", "websockets", "huggingface_hub", "openai", "xmlrpc.client"}
@@ -101,10 +125,10 @@ def test_only_what_is_told_a_server_can_call_one():
         for path in root.rglob("*.py")
         if (found := {m for m in imports(path) if CALLING & {m, m.split(".")[0]}})
     }
-    # The server binds its port with it, and calls nobody.
     assert calling == {
         "client/aio.py": ["httpx"],
         "engine/remote.py": ["http.client"],
+        # It binds a port, and calls nobody.
         "serve/run.py": ["socket"],
     }
 

@@ -81,7 +81,7 @@ def _started() -> Child:
 def _make(_: None) -> tuple[Handler, None]:
     # What libraries print must not end up in a report.
     os.dup2(2, 1)
-    watch = SocketWatch()
+    watch = SocketWatch(always=True)
 
     def handler(message: tuple[Callable[[Any], Any], Any]) -> Reply:
         function, argument = message

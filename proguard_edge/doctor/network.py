@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from proguard_edge import system
@@ -11,6 +12,9 @@ from proguard_edge.doctor.finding import Finding, Subject
 
 NAME = "network"
 REDIRECTING = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PROGUARD_EDGE_API_KEY")
+# Where onnxruntime keeps what it will send, in a cache folder.
+STORE = Path("Microsoft/DeveloperTools/.onnxruntime")
+LOOK_S = 60.0
 ROOT = Path("/")
 UP = 1
 
@@ -19,6 +23,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     """Last of all: it tells of every check before it."""
     uses = [*subject.helper.sockets(), *subject.watch.take()]
     yield silent(uses, subject.helper.deaths)
+    yield telemetry(subject.helper.run(collecting, None, LOOK_S), left(dict(os.environ)))
     yield environment(dict(os.environ))
     yield routes(interfaces(), default_routes(), subject.expect_offline)
 
@@ -36,13 +41,50 @@ def silent(uses: list[str], deaths: int) -> Finding:
     return Finding(NAME, "ok", "nothing used a socket while all of this ran", details=details)
 
 
+def telemetry(stores: list[str], others: Path | None) -> Finding:
+    """stores: files that onnxruntime holds open to send them. others: such a folder, closed."""
+    details = {"open": stores, "left": str(others) if others else None}
+    if stores:
+        remedy = "set ORT_DISABLE_TELEMETRY=1 for this program, and cut the machine off until then"
+        found = f"onnxruntime collects what it will send to its maker: {stores[0]}"
+        return Finding(NAME, "problem", found, remedy, details)
+    if others is not None:
+        remedy = "remove it; ORT_DISABLE_TELEMETRY=1 keeps other programs from it"
+        found = f"another program let onnxruntime collect what it sends to its maker: {others}"
+        return Finding(NAME, "note", found, remedy, details)
+    return Finding(NAME, "ok", "onnxruntime's telemetry is off", details=details)
+
+
+def collecting(_: None) -> list[str]:
+    """Files of telemetry that onnxruntime holds open; runs in the helper."""
+    import onnxruntime  # noqa: F401 - it begins to collect when it is imported
+
+    found = []
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            target = descriptor.readlink()
+            if STORE.name in target.parts:
+                found.append(str(target))
+    return sorted(found)
+
+
+def left(variables: dict[str, str]) -> Path | None:
+    """A folder of telemetry in this user's cache."""
+    with suppress(RuntimeError):
+        base = variables.get("XDG_CACHE_HOME")
+        folder = (Path(base) if base else Path.home() / ".cache") / STORE
+        if folder.is_dir():
+            return folder
+    return None
+
+
 def environment(variables: dict[str, str]) -> Finding:
     """Variables that send programs elsewhere."""
     found = [name for name in sorted(variables) if name.upper() in REDIRECTING and variables[name]]
     # A proxy's address may hold a password: no values here.
     details = {"set": found, "HF_HUB_OFFLINE": variables.get("HF_HUB_OFFLINE")}
     if found:
-        remedy = "nothing to do: only the engine `remote` opens a connection, and through no proxy"
+        remedy = "nothing to do: judging opens no connection, but with the engine `remote`"
         return Finding(NAME, "note", f"{', '.join(found)} set", remedy, details)
     text = "no proxy is set; HF_HUB_OFFLINE is not needed: the runtime calls no hub"
     return Finding(NAME, "ok", text, details=details)

@@ -1,14 +1,16 @@
 """Whether this process reached for the network.
 
-Python tells of every socket that its own code uses. Of sockets that a native library opens only
-those are seen that are open when we look.
+Python tells of every socket that its own code uses. Sockets of native libraries are looked for in
+the system's tables, again and again: one that lives for less than PERIOD_S may be missed.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from functools import cache
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 from proguard_edge import system
@@ -18,23 +20,43 @@ HARMLESS = {"socket.__new__", "socket.gethostname"}
 ADDRESSED = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"}
 # urllib3, which the transformers engine imports, learns so whether there is IPv6.
 OWN_IPV6 = ("::1", 0)
+PERIOD_S = 0.02
 TABLES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6")
 
 
 class SocketWatch:
     """Uses of sockets since it was made."""
 
-    def __init__(self) -> None:
-        self._seen = len(_uses())
-        self._open = open_sockets()
+    def __init__(self, *, always: bool = False) -> None:
+        """always: look for native sockets until the process ends; else with each `take` only."""
+        self._lock = Lock()
+        self._told = len(_uses())
+        self._before = own_sockets()
+        self._known = open_sockets(self._before)
+        self._native: list[str] = []
+        if always:
+            Thread(target=self._look_always, daemon=True).start()
 
     def take(self) -> tuple[str, ...]:
         """Those since the last call, one line each."""
-        uses, now = _uses(), open_sockets()
-        found = uses[self._seen :]
-        found += [f"{protocol} socket open" for inode, protocol in now.items() - self._open.items()]
-        self._seen, self._open = len(uses), now
-        return tuple(found)
+        self._look()
+        uses = _uses()
+        with self._lock:
+            found = (*uses[self._told :], *self._native)
+            self._told, self._native = len(uses), []
+        return found
+
+    def _look_always(self) -> None:
+        while True:
+            time.sleep(PERIOD_S)
+            self._look()
+
+    def _look(self) -> None:
+        now = open_sockets(own_sockets() - self._before)
+        with self._lock:
+            new = sorted(now.items() - self._known.items())
+            self._native += [f"{protocol} socket open" for _, protocol in new]
+            self._known |= now
 
 
 @cache
@@ -59,18 +81,18 @@ def _reaches(event: str, arguments: tuple[Any, ...]) -> bool:
     return not isinstance(address, str | bytes) and (event, address) != ("socket.bind", OWN_IPV6)
 
 
-def open_sockets() -> dict[str, str]:
-    """This process's internet sockets: inode → protocol. Empty where the system tells none."""
-    own = _own_inodes()
+def open_sockets(inodes: set[str]) -> dict[str, str]:
+    """Those that reach beyond this machine: inode → protocol. Empty where the system tells none."""
     found = {}
-    for table in TABLES if own else ():
+    for table in TABLES if inodes else ():
         for line in (system.read(Path("/proc/self/net") / table) or "").splitlines()[1:]:
-            if len(fields := line.split()) > 9 and fields[9] in own:
+            if len(fields := line.split()) > 9 and fields[9] in inodes:
                 found[fields[9]] = table
     return found
 
 
-def _own_inodes() -> set[str]:
+def own_sockets() -> set[str]:
+    """Inodes of this process's sockets of all kinds."""
     found: set[str] = set()
     try:
         descriptors = list(Path("/proc/self/fd").iterdir())

@@ -209,7 +209,8 @@ class _Refusals:
         try:
             from fastapi import HTTPException
         except ModuleNotFoundError:
-            return GuardrailRaisedException(guardrail_name=self._name, message=message)
+            error: Exception = GuardrailRaisedException(guardrail_name=self._name, message=message)
+            return error
         return HTTPException(status, detail)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +48,17 @@ def connect(port: int) -> None:
 def connect_and_fail(port: int) -> None:
     connect(port)
     raise ZeroDivisionError
+
+
+def native(seconds: float) -> None:
+    """A socket that Python is not told of."""
+    libc = ctypes.CDLL(None)
+    mine = libc.socket(socket.AF_INET, socket.SOCK_DGRAM, 0)
+    # AF_INET, port 9, 127.0.0.1; a connected socket has a port of its own.
+    address = struct.pack("=H", socket.AF_INET) + b"\x00\x09" + b"\x7f\x00\x00\x01" + bytes(8)
+    assert libc.connect(mine, address, len(address)) == 0
+    time.sleep(seconds)
+    libc.close(mine)
 
 
 def loaded(names: tuple[str, ...]) -> list[str]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doctor_jobs import connect, connect_and_fail, die, double, fail, hang, refuse
+from doctor_jobs import connect, connect_and_fail, die, double, fail, hang, native, refuse
 
 from proguard_edge.doctor.helper import Helper
-from proguard_edge.doctor.sockets import SocketWatch, open_sockets
+from proguard_edge.doctor.sockets import PERIOD_S, SocketWatch, open_sockets, own_sockets
 from proguard_edge.errors import EngineError, WorkerError
 
 
@@ -66,6 +66,17 @@ def test_every_socket_that_it_used_is_told_also_when_it_failed_afterwards(port):
         helper.close()
 
 
+def test_a_socket_of_a_native_library_is_seen_while_it_is_open_and_told_afterwards():
+    if not Path("/proc/self/net/udp").exists():
+        pytest.skip("this system does not tell")
+    helper = Helper()
+    try:
+        helper.run(native, 10 * PERIOD_S, 60)
+        assert helper.sockets() == ["udp socket open"]
+    finally:
+        helper.close()
+
+
 def test_a_watch_tells_once_of_what_was_used_since_it_began(port):
     connect(port)
     watch = SocketWatch()
@@ -89,9 +100,9 @@ def test_a_socket_file_of_this_machine_reaches_nobody(tmp_path):
 def test_a_socket_that_is_open_is_seen_whoever_opened_it():
     if not Path("/proc/self/net/udp").exists():
         pytest.skip("this system does not tell")
-    before = open_sockets()
+    before = open_sockets(own_sockets())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
         mine.bind(("127.0.0.1", 0))
-        new = open_sockets().items() - before.items()
+        new = open_sockets(own_sockets()).items() - before.items()
         assert [protocol for _, protocol in new] == ["udp"]
-    assert open_sockets() == before
+    assert open_sockets(own_sockets()) == before

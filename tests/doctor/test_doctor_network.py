@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from doctor_jobs import connect, subject
+from doctor_jobs import Answers, connect, subject
 
 from proguard_edge.doctor import network
 from proguard_edge.doctor.finding import Finding
@@ -31,8 +31,19 @@ def routes_of(root: Path, expect_offline: bool = False) -> Finding:
     return network.routes(*found, expect_offline)
 
 
+def test_telemetry_of_onnxruntime_is_a_problem_and_that_of_others_a_note(tmp_path):
+    assert network.telemetry([], None).state == "ok"
+    folder = tmp_path / network.STORE
+    assert network.left({"XDG_CACHE_HOME": str(tmp_path)}) is None
+    folder.mkdir(parents=True)
+    assert network.left({"XDG_CACHE_HOME": str(tmp_path)}) == folder
+    assert network.telemetry([], folder).state == "note"
+    found = network.telemetry([str(folder / "onnxruntime.db")], folder)
+    assert (found.state, "ORT_DISABLE_TELEMETRY=1" in found.remedy) == ("problem", True)
+
+
 def test_a_socket_that_was_used_is_a_problem():
-    looked_at = subject(Path())
+    looked_at = subject(Path(), Answers({("collecting", None): []}))
     connect(9)
     first, *_ = network.check(looked_at)
     assert first.state == "problem"

@@ -20,7 +20,7 @@ pytest.importorskip("httpx")
 pytest.importorskip("playwright")
 
 from playwright.sync_api import expect, sync_playwright
-from processes import Running, free_port, running
+from served import Served, free_port, served
 
 expect.set_options(timeout=30_000)
 
@@ -85,19 +85,21 @@ UNSEEN = {
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
     """Starts servers, which end with the module. They use the cache of the tests."""
     with pytest.MonkeyPatch.context() as patch, ExitStack() as servers:
         patch.setenv("PROGUARD_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
-        def start(*options: str) -> Running:
-            return servers.enter_context(running(tmp_path_factory.mktemp("server"), *options))
+        def start(*options: str) -> Served:
+            return servers.enter_context(
+                served(tmp_path_factory.mktemp("server") / "log.txt", *options)
+            )
 
         yield start
 
 
 @pytest.fixture(scope="module")
-def starter(serve: Callable[..., Running]) -> Running:
+def starter(serve: Callable[..., Served]) -> Served:
     return serve()
 
 
@@ -158,7 +160,7 @@ def _part(page: Any, name: str) -> Any:
     return page.locator(f"#part-{name}")
 
 
-def test_a_safe_text_is_called_safe_in_words(starter: Running, visit: Callable[..., Any]) -> None:
+def test_a_safe_text_is_called_safe_in_words(starter: Served, visit: Callable[..., Any]) -> None:
     page = visit(starter.url)
     _judge(page, SAFE)
     expect(_part(page, "request")).to_contain_text("Safe")
@@ -169,7 +171,7 @@ def test_a_safe_text_is_called_safe_in_words(starter: Running, visit: Callable[.
 
 
 def test_an_unsafe_verdict_shows_all_that_the_server_said(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url)
     page.get_by_label("Agent’s response").fill("First, slide a wedge between door and frame.")
@@ -192,7 +194,7 @@ def test_an_unsafe_verdict_shows_all_that_the_server_said(
     expect(page.locator("#recent")).to_contain_text(verdict["id"])
 
 
-def test_the_verdict_is_copied_as_json(starter: Running, visit: Callable[..., Any]) -> None:
+def test_the_verdict_is_copied_as_json(starter: Served, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, permissions=["clipboard-read", "clipboard-write"])
     _judge(page, SAFE)
     page.get_by_role("button", name="Copy JSON").click()
@@ -205,7 +207,7 @@ def test_the_verdict_is_copied_as_json(starter: Running, visit: Callable[..., An
 
 
 def test_an_image_that_the_artifact_cannot_see_is_an_error_and_never_safe(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url)
     page.locator("#files").set_input_files(
@@ -227,7 +229,7 @@ def test_an_image_that_the_artifact_cannot_see_is_an_error_and_never_safe(
 
 
 def test_an_artifact_that_sees_judges_an_image_and_its_names_become_a_draft(
-    tiny_onnx: Path, serve: Callable[..., Running], visit: Callable[..., Any], tmp_path: Path
+    tiny_onnx: Path, serve: Callable[..., Served], visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Random weights: which verdict it is does not matter here."""
     from variants import ALL_UNSAFE, variant
@@ -259,7 +261,7 @@ def test_an_artifact_that_sees_judges_an_image_and_its_names_become_a_draft(
 
 
 def test_no_verdict_stands_beside_content_that_it_does_not_belong_to(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     page, held = visit(starter.url), []
     _judge(page, UNSAFE)
@@ -286,7 +288,7 @@ def test_no_verdict_stands_beside_content_that_it_does_not_belong_to(
     expect(_part(page, "request")).to_contain_text("Unsafe")
 
 
-def test_nothing_to_judge_is_not_sent(starter: Running, visit: Callable[..., Any]) -> None:
+def test_nothing_to_judge_is_not_sent(starter: Served, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, {"v1/verdicts": VERDICT})
     page.get_by_role("button", name="Judge").click()
     expect(page.locator("#failure-message")).to_contain_text("nothing to judge")
@@ -306,7 +308,7 @@ def test_nothing_to_judge_is_not_sent(starter: Running, visit: Callable[..., Any
     ],
 )
 def test_an_answer_that_is_no_verdict_is_an_error(
-    answer: Any, starter: Running, visit: Callable[..., Any]
+    answer: Any, starter: Served, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, {"v1/verdicts": answer})
     _judge(page, SAFE)
@@ -315,7 +317,7 @@ def test_an_answer_that_is_no_verdict_is_an_error(
 
 
 def test_an_answer_of_something_else_than_our_server_is_an_error(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     busy = {"status": 503, "body": "Service Unavailable\nmore", "content_type": "text/plain"}
     page = visit(starter.url, {"v1/verdicts": busy})
@@ -329,7 +331,7 @@ def test_an_answer_of_something_else_than_our_server_is_an_error(
 
 
 def test_a_busy_server_is_asked_again_when_it_said(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     said = {"error": {"message": "9 requests wait", "code": "BusyError"}}
     busy = {"status": 429, "json": said, "headers": {"Retry-After": "2"}}
@@ -348,7 +350,7 @@ def test_a_busy_server_is_asked_again_when_it_said(
 
 
 def test_the_key_is_asked_for_and_stays_in_the_tab(
-    serve: Callable[..., Running], visit: Callable[..., Any], tmp_path: Path
+    serve: Callable[..., Served], visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     from proguard_edge.serve.keys import new_key
 
@@ -387,7 +389,7 @@ def test_the_key_is_asked_for_and_stays_in_the_tab(
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_hostile_names_and_texts_stay_texts(starter: Running, visit: Callable[..., Any]) -> None:
+def test_hostile_names_and_texts_stay_texts(starter: Served, visit: Callable[..., Any]) -> None:
     verdict = {
         **{**VERDICT, "id": HOSTILE, "reasoning": HOSTILE, "mode": HOSTILE, "artifact": HOSTILE},
         **{"evaluated": [HOSTILE], "tokens": {HOSTILE: HOSTILE}, "timings_ms": {HOSTILE: 1.0}},
@@ -437,7 +439,7 @@ def test_a_server_that_goes_away_leaves_no_verdict_and_comes_back(
     visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     port = free_port()
-    with running(tmp_path, port=port) as server:
+    with served(tmp_path / "log.txt", port=port) as server:
         page = visit(server.url)
         _judge(page, SAFE)
         expect(_part(page, "request")).to_contain_text("Safe")
@@ -445,13 +447,13 @@ def test_a_server_that_goes_away_leaves_no_verdict_and_comes_back(
     expect(page.locator("#failure-message")).to_contain_text("The server gave no answer")
     expect(page.locator("#verdict")).to_be_hidden()
     expect(page.locator("#state-word")).to_have_text("no connection")
-    with running(tmp_path, port=port):
+    with served(tmp_path / "log.txt", port=port):
         expect(page.locator("#state-word")).to_have_text("ready")
         page.get_by_role("button", name="Try again").click()
         expect(_part(page, "request")).to_contain_text("Safe")
 
 
-def test_the_keyboard_alone_is_enough(starter: Running, visit: Callable[..., Any]) -> None:
+def test_the_keyboard_alone_is_enough(starter: Served, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, {"v1/status": STATUS, "v1/unseen": UNSEEN})
     expect(page.locator("#groups li").first).to_be_visible()
     focused = "document.activeElement.id || document.activeElement.textContent.trim()"
@@ -497,7 +499,7 @@ def test_the_keyboard_alone_is_enough(starter: Running, visit: Callable[..., Any
 
 
 def test_every_control_has_a_name_and_the_page_has_landmarks(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, {"v1/status": STATUS, "v1/unseen": UNSEEN, "v1/verdicts": VERDICT})
     _judge(page, SAFE)
@@ -512,7 +514,7 @@ def test_every_control_has_a_name_and_the_page_has_landmarks(
 
 
 def test_recent_requests_are_filtered_and_unseen_names_unfold(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, {"v1/status": STATUS, "v1/unseen": UNSEEN})
     rows = page.locator("#recent tr")
@@ -530,7 +532,7 @@ def test_recent_requests_are_filtered_and_unseen_names_unfold(
     expect(page.get_by_text("illegal gambling")).to_be_visible()
 
 
-def test_a_hidden_or_paused_page_does_not_ask(starter: Running, visit: Callable[..., Any]) -> None:
+def test_a_hidden_or_paused_page_does_not_ask(starter: Served, visit: Callable[..., Any]) -> None:
     page, asked = visit(starter.url), []
     expect(page.locator("#state-word")).to_have_text("ready")
     page.on("request", lambda request: asked.append(request.url))
@@ -554,7 +556,7 @@ def test_a_hidden_or_paused_page_does_not_ask(starter: Running, visit: Callable[
         page.get_by_role("button", name="Resume").click()
 
 
-def test_files_are_dropped_and_pasted(starter: Running, visit: Callable[..., Any]) -> None:
+def test_files_are_dropped_and_pasted(starter: Served, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, {"v1/verdicts": VERDICT})
     give = """([selector, kind, name, type, bytes]) => {
         const given = new DataTransfer();
@@ -582,7 +584,7 @@ def test_files_are_dropped_and_pasted(starter: Running, visit: Callable[..., Any
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_contrast(scheme: str, starter: Running, visit: Callable[..., Any]) -> None:
+def test_all_text_has_contrast(scheme: str, starter: Served, visit: Callable[..., Any]) -> None:
     routes = {"v1/status": STATUS, "v1/unseen": UNSEEN, "v1/verdicts": VERDICT}
     page = visit(starter.url, routes, color_scheme=scheme)
 
@@ -619,7 +621,7 @@ def test_all_text_has_contrast(scheme: str, starter: Running, visit: Callable[..
 
 
 def test_a_chosen_theme_stays_and_the_systems_comes_back(
-    starter: Running, visit: Callable[..., Any]
+    starter: Served, visit: Callable[..., Any]
 ) -> None:
     page = visit(starter.url, color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -641,7 +643,7 @@ def test_a_chosen_theme_stays_and_the_systems_comes_back(
 
 @pytest.mark.parametrize(("width", "pixels"), [(320, 16), (640, 32), (1280, 32)])
 def test_nothing_is_cut_off_on_a_narrow_screen_or_with_large_text(
-    width: int, pixels: int, starter: Running, visit: Callable[..., Any]
+    width: int, pixels: int, starter: Served, visit: Callable[..., Any]
 ) -> None:
     """320 pixels are 1280 at 400 %; `pixels` is the size of 1 rem (16: not enlarged)."""
     long_name = {**VERDICT, "category": {**VERDICT["category"], "name": "x" * 300}}
@@ -661,7 +663,7 @@ def test_nothing_is_cut_off_on_a_narrow_screen_or_with_large_text(
     assert page.evaluate(beyond) == []
 
 
-def test_who_wants_no_motion_gets_none(starter: Running, visit: Callable[..., Any]) -> None:
+def test_who_wants_no_motion_gets_none(starter: Served, visit: Callable[..., Any]) -> None:
     page = visit(starter.url, reduced_motion="reduce")
     page.route("**/v1/verdicts", lambda _: None)
     _judge(page, SAFE)

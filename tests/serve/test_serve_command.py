@@ -21,7 +21,7 @@ pytest.importorskip("httpx")
 
 import httpx
 from click.testing import CliRunner
-from processes import Running, free_port, running
+from served import Served, free_port, served
 
 from proguard_edge import Guard
 from proguard_edge.cli import main
@@ -33,14 +33,14 @@ LONG = "The old man walked to the market and bought fresh bread for his whole fa
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("server")
-    with running(folder, "--audit", str(folder / "audit")) as server:
+    with served(folder / "log.txt", "--audit", str(folder / "audit")) as server:
         yield server
     assert list(verify(folder / "audit")) == []
 
 
-def test_a_verdict_equals_the_one_in_process(server: Running) -> None:
+def test_a_verdict_equals_the_one_in_process(server: Served) -> None:
     with Guard.load() as guard:
         for text in TEXTS:
             ours = guard.moderate(text, response="No.").to_dict()
@@ -50,7 +50,7 @@ def test_a_verdict_equals_the_one_in_process(server: Running) -> None:
                 assert theirs[name] == ours[name], name
 
 
-def test_an_image_on_an_artifact_that_reads_text_is_refused(server: Running) -> None:
+def test_an_image_on_an_artifact_that_reads_text_is_refused(server: Served) -> None:
     pixel = "data:image/gif;base64,R0lGODdhAQABAIAAAP///////ywAAAAAAQABAAACAkQBADs="
     answer = httpx.post(f"{server.url}/v1/verdicts", json={"image": pixel}, timeout=60)
     assert answer.status_code == 422
@@ -60,7 +60,7 @@ def test_an_image_on_an_artifact_that_reads_text_is_refused(server: Running) -> 
 def test_a_client_that_sends_its_header_byte_by_byte_is_cut_off_and_others_are_served(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path, "--header-seconds", "1") as server:
+    with served(tmp_path / "log.txt", "--header-seconds", "1") as server:
         port = int(server.url.rsplit(":", 1)[1])
         slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
         for each in slow:
@@ -75,7 +75,7 @@ def test_a_client_that_sends_its_header_byte_by_byte_is_cut_off_and_others_are_s
 
 
 def test_a_body_that_never_ends_is_408(tmp_path: Path) -> None:
-    with running(tmp_path, "--header-seconds", "1") as server:
+    with served(tmp_path / "log.txt", "--header-seconds", "1") as server:
         port = int(server.url.rsplit(":", 1)[1])
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(
@@ -86,7 +86,7 @@ def test_a_body_that_never_ends_is_408(tmp_path: Path) -> None:
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_a_killed_worker_is_a_503_and_comes_back(server: Running) -> None:
+def test_a_killed_worker_is_a_503_and_comes_back(server: Served) -> None:
     def ask(_: int) -> int:
         body = {"user": LONG * 30}
         return httpx.post(f"{server.url}/v1/verdicts", json=body, timeout=60).status_code
@@ -112,7 +112,7 @@ def test_sigterm_answers_what_is_under_way(tmp_path: Path) -> None:
         body = {"input": [LONG * 20] * 3}
         got.append(httpx.post(f"{url}/v1/moderations", json=body, timeout=60).status_code)
 
-    with running(tmp_path) as server:
+    with served(tmp_path / "log.txt") as server:
         asking = threading.Thread(target=ask, args=(server.url,))
         asking.start()
         time.sleep(0.3)
@@ -128,7 +128,7 @@ def test_tls(tmp_path: Path) -> None:
     subprocess.run(
         ["openssl", *request, "-out", pair[1], "-keyout", pair[3]], check=True, capture_output=True
     )
-    with running(tmp_path, *pair, scheme="https") as server:
+    with served(tmp_path / "log.txt", *pair, scheme="https") as server:
         assert httpx.get(f"{server.url}/healthz", verify=False).status_code == 200
 
 
