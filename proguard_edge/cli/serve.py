@@ -38,9 +38,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option(
     "--max-wait",
     type=click.FloatRange(0),
-    default=2.0,
-    show_default=True,
-    help="Seconds of expected waiting from which requests are turned away (429).",
+    help="Seconds of expected waiting from which requests are turned away (429); a few times a "
+    "verdict's own keeps latencies short.  [default: half of --deadline]",
 )
 @click.option("--deadline", type=click.FloatRange(0.1), default=30.0, show_default=True)
 @click.option("--max-body-mb", type=click.IntRange(1), default=32, show_default=True)
@@ -96,7 +95,7 @@ def _settings(
     audit_key: Path | None,
     inline_policies: bool,
     queue: int,
-    max_wait: float,
+    max_wait: float | None,
     deadline: float,
     max_body_mb: int,
     header_seconds: float,
@@ -121,7 +120,11 @@ def _settings(
     return Settings(
         guard=GuardSpec(**loading, policies=checked),
         workers=workers,
-        limits=Limits(queue=queue, max_wait_s=max_wait, deadline_s=deadline),
+        limits=Limits(
+            queue=queue,
+            max_wait_s=deadline / 2 if max_wait is None else max_wait,
+            deadline_s=deadline,
+        ),
         default_policy=own,
         default_mode=mode,
         policies=named,

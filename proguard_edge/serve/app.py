@@ -40,10 +40,10 @@ def create_app(settings: Settings, moderator: Moderator) -> FastAPI:
 
 
 async def _malformed(request: HttpRequest, error: Any) -> JSONResponse:
-    """400 with what is wrong; the content itself is not sent back."""
-    message, where = failures.told(error.errors())
-    request.app.state.moderator.metrics.error("RequestError")
-    return JSONResponse(failures.body(400, "RequestError", message, where), 400)
+    """What is wrong; the content itself is not sent back."""
+    found, where = failures.malformed(error.errors())
+    request.app.state.moderator.metrics.error(type(found).__name__)
+    return failures.answer(found, where)
 
 
 async def _http_error(request: HttpRequest, error: Any) -> JSONResponse:  # noqa: ARG001

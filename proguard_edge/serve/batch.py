@@ -117,8 +117,7 @@ async def _answer(
         name = row.id
         verdict = await _judge(moderator, caller, row)
     except ProGuardEdgeError as error:
-        status = failures.status_of(error)
-        found = failures.body(status, type(error).__name__, str(error))
+        found = failures.content(error)
         return {"id": name if name is not None else f"line-{number}", **found}
     return {"id": name if name is not None else f"line-{number}", "verdict": verdict}
 
@@ -127,8 +126,8 @@ def _row(raw: bytes, number: int) -> Row:
     try:
         return Row.model_validate_json(raw)
     except ValidationError as error:
-        message, _ = failures.told(error.errors(include_url=False, include_input=False))
-        raise InputError(f"line {number}: {message}") from None
+        found, _ = failures.malformed(error.errors(include_url=False, include_input=False))
+        raise type(found)(f"line {number}: {found}") from None
 
 
 async def _judge(moderator: Moderator, caller: Caller, row: Row) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from proguard_edge.errors import (
     PolicyError,
     ProGuardEdgeError,
     ServiceError,
+    TextError,
     WorkerError,
 )
 
@@ -40,6 +41,8 @@ STATUS: tuple[tuple[type[ProGuardEdgeError], int], ...] = (
 _OF_MODERATIONS = ("input", "model", "type", "text", "image_url", "url", "detail")
 _OF_VERDICTS = ("id", "user", "response", "image", "policy", "mode", "name", "categories")
 _FIELDS = frozenset((*_OF_MODERATIONS, *_OF_VERDICTS))
+# What a guard in process says of the same.
+_MALFORMED = {"string_too_long": LimitError, "string_unicode": TextError}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -55,24 +58,33 @@ def body(status: int, code: str, message: str, param: str | None = None) -> dict
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def answer(error: ProGuardEdgeError, param: str | None = None) -> JSONResponse:
-    """The whole answer, with Retry-After where trying again makes sense."""
-    status = status_of(error)
-    headers = {}
-    if isinstance(error, ServiceError):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
+def content(error: ProGuardEdgeError, param: str | None = None) -> dict[str, Any]:
+    """The body of an error: its message on one line, without control characters."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in str(error))
-    return JSONResponse(body(status, type(error).__name__, text, param), status, headers)
+    return body(status_of(error), type(error).__name__, text, param)
 
 
-def told(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
-    """One line on what is wrong with a body, and the field.
+def answer(error: ProGuardEdgeError, param: str | None = None) -> JSONResponse:
+    """The whole answer, with Retry-After where trying again makes sense.
 
-    Where a field may be of several kinds, pydantic lists what each of them misses; the one that
+    OpenAI's clients try again after any 5xx unless `x-should-retry` says no. What killed a worker
+    may well have done so by its content, and would kill the next.
+    """
+    headers = {"X-Should-Retry": "false"}
+    if isinstance(error, ServiceError) and type(error) is not WorkerError:
+        headers = {"Retry-After": str(math.ceil(error.retry_after))}
+    return JSONResponse(content(error, param), status_of(error), headers)
+
+
+def malformed(errors: Sequence[Mapping[str, Any]]) -> tuple[InputError, str | None]:
+    """What is wrong with a body, of pydantic's list, and the field.
+
+    Where a field may be of several kinds, the list has what each of them misses; the one that
     came closest says most: one of the right type, and then the one that got deepest.
     """
     closest = max(errors, key=lambda e: (not str(e["type"]).endswith("_type"), len(e["loc"])))
     steps = [s for s in closest["loc"] if isinstance(s, str) and s in _FIELDS]
     where = ".".join(steps) or None
     message = str(closest["msg"])
-    return (message if where is None else f"{where}: {message}"), where
+    kind = _MALFORMED.get(str(closest["type"]), InputError)
+    return kind(message if where is None else f"{where}: {message}"), where

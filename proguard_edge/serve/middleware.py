@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from proguard_edge.serve import failures
@@ -21,6 +22,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/healthz", "/readyz", "/", "/page.css", "/page.js", "/icon.svg"})
 BODIES = 16
+# Bodies above the limit are read on up to so many times the limit, and so many seconds.
+DRAINED, DRAIN_S = 4, 5.0
 STREAMED = "/v1/verdicts/batch"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 SECURITY = (
@@ -88,7 +91,7 @@ class Gate:
                 return await _refuse(
                     send,
                     401,
-                    "KeyError",
+                    "ApiKeyError",
                     "no valid API key: send Authorization: Bearer KEY",
                     (b"www-authenticate", b"Bearer"),
                 )
@@ -113,8 +116,9 @@ class BodyLimits:
             return await self.app(scope, receive, send)
         stated = _header(scope, b"content-length") or b"0"
         if not stated.isdigit() or int(stated) > self.max_bytes:
-            return await self._too_large(send)
+            return await self._too_large(receive, send)
         if self._held + int(stated) > BODIES * self.max_bytes:
+            await self._drain(receive)
             return await _refuse(
                 send, 429, "BusyError", "too many large bodies at once", (b"retry-after", b"1")
             )
@@ -134,7 +138,7 @@ class BodyLimits:
                 send, 408, "LimitError", f"the body did not come within {self.seconds:g} s"
             )
         if body is None:
-            return await self._too_large(send)
+            return await self._too_large(receive, send)
         given = iter([body])
 
         async def replay() -> Message:
@@ -158,7 +162,8 @@ class BodyLimits:
             if not message.get("more_body"):
                 return {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
-    async def _too_large(self, send: Send) -> None:
+    async def _too_large(self, receive: Receive, send: Send) -> None:
+        await self._drain(receive)
         await _refuse(
             send,
             413,
@@ -166,6 +171,17 @@ class BodyLimits:
             f"the body is larger than {self.max_bytes} bytes",
             (b"connection", b"close"),
         )
+
+    async def _drain(self, receive: Receive) -> None:
+        """Read on for a while: a client that is still sending when we close never sees why."""
+        left = DRAINED * self.max_bytes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        return
 
 
 async def _refuse(

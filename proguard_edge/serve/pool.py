@@ -35,7 +35,7 @@ class Limits:
     start, or to answer, is killed."""
 
     queue: int = 256
-    max_wait_s: float = 2.0
+    max_wait_s: float = 15.0
     deadline_s: float = 30.0
     start_s: float = 900.0
     hang_s: float = 120.0

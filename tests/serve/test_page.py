@@ -359,7 +359,7 @@ def test_the_key_is_asked_for_and_stays_in_the_tab(
     field = page.get_by_label("API key")
     expect(page.locator("#state-word")).to_have_text("needs a key")
     _judge(page, SAFE)
-    expect(page.locator("#failure-status")).to_have_text("401 KeyError")
+    expect(page.locator("#failure-status")).to_have_text("401 ApiKeyError")
     expect(field).to_be_focused()
 
     for wrong, said in (("ключ", "letters, digits and dashes"), ("pge-no", "refused this key")):
