@@ -56,11 +56,16 @@ class Child:
         """Start the process; what `make` said of itself. Raises what `make` raised, WorkerError."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=_run, args=(self._make, self._spec, theirs), name=self._name
         )
-        self._process.start()
-        theirs.close()
+        try:
+            process.start()
+        except OSError as error:
+            raise WorkerError(f"{self._name} cannot start: {error.strerror or error}") from None
+        finally:
+            theirs.close()
+        self._process = process
         if self._killed:
             self._process.kill()
         return self._receive(seconds)

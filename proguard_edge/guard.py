@@ -205,7 +205,8 @@ class Guard(Closing):
                     "export a ProGuard checkpoint to use your policy"
                 )
             if len(self._judges) >= MAX_POLICIES:
-                del self._judges[next(iter(self._judges))]
+                own = self.policy.digest()
+                del self._judges[next(digest for digest in self._judges if digest != own)]
             encoder = self._encoder.with_policy(policy)
             thresholds = Thresholds.of(self.artifact, self.policy, policy)
             self._judges[key] = Judge(

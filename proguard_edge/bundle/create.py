@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ PLATFORMS = {
 }
 # 1980-01-01, the first date that a zip can hold.
 EPOCH = "315532800"
+NOT_BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "runs", "*.work")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
@@ -84,6 +86,8 @@ def create(
         artifacts = _artifacts(plan.artifacts, files)
         for path in plan.policies:
             Policy.load(path)
+            if f"policies/{path.name}" in files:
+                raise InputError(f"{path}: another policy has this file name")
             files[f"policies/{path.name}"] = path
         files.update(_licences(wheels))
         files["sbom.cdx.json"] = sbom(plan.name, wheels, artifacts)
@@ -172,8 +176,11 @@ def _own_wheel(project: Path, target: Path) -> Path:
         return copy
     if not (project / "pyproject.toml").is_file():
         raise InputError(f"{project}: neither a wheel nor a checkout of proguard-edge")
+    # A checkout may hold what an earlier build left, of modules that are no more.
+    clean = target.parent / "project"
+    shutil.copytree(project, clean, ignore=shutil.ignore_patterns(*NOT_BUILT))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(target)]
-    _run([*command, str(project)], "the build of our own wheel", {"SOURCE_DATE_EPOCH": EPOCH})
+    _run([*command, str(clean)], "the build of our own wheel", {"SOURCE_DATE_EPOCH": EPOCH})
     return next(target.glob("proguard_edge-*.whl"))
 
 
@@ -232,9 +239,9 @@ def script_bytes() -> bytes:
 
 
 def _run(command: list[str], what: str, more: dict[str, Any] | None = None) -> None:
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(more or {})}
-    )
+    environment = {**os.environ, **(more or {})}
+    # Modes of files go into a wheel: they must not depend on who builds it.
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, umask=0o022)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         last = (lines or done.stderr.strip().splitlines() or ["no output"])[-1]

@@ -11,7 +11,9 @@ version in use as it was, and is cleared away by the next try.
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,9 +27,11 @@ from proguard_edge.errors import ArtifactError, InputError
 
 COMPLETE = "complete"
 MANIFEST = "manifest.json"
+# Seconds for one step: pip, or a first verdict of a large model.
+STEP_S = 3600
 WRAPPER = """#!/bin/sh
 # Runs the version in use.
-exec "{prefix}/current/venv/bin/proguard-edge" "$@"
+exec {command} "$@"
 """
 
 
@@ -67,7 +71,7 @@ def install(
         manifest = unpack(bundle, public_key, fresh, report)
         _check_machine(manifest)
         _check_release(prefix, manifest, downgrade)
-        (fresh / MANIFEST).write_bytes(_manifest_bytes(bundle))
+        (fresh / MANIFEST).write_bytes(manifest.raw)
         final = prefix / "versions" / manifest.digest[:16]
         if not (final / COMPLETE).exists():
             # A virtual environment holds its own path: it is made where it stays.
@@ -75,13 +79,16 @@ def install(
             fresh.replace(final)
             say("installing packages, without a network")
             _make_environment(final, manifest)
-            installed = Installed(final, manifest)
             say("trying it: a verdict")
-            _try(installed)
+            _try(Installed(final, manifest))
+            os.sync()
             _write(final / COMPLETE, b"")
+        else:
+            say("it is here already; trying it: a verdict")
+            _try(Installed(final, manifest))
         say("putting it in use")
         _use(prefix, final)
-        _write(prefix / "bin" / "proguard-edge", WRAPPER.format(prefix=prefix).encode(), 0o755)
+        _write(prefix / "bin" / "proguard-edge", _wrapper(prefix), 0o755)
         _clear(prefix)
     return Installed(final, manifest)
 
@@ -116,11 +123,9 @@ def _installed(folder: Path) -> Installed:
         raise InputError(f"{folder}: {error.strerror or error}") from None
 
 
-def _manifest_bytes(bundle: Path) -> bytes:
-    from proguard_edge.bundle import archive
-
-    with archive.opened(bundle) as stream:
-        return archive.head(stream, MANIFEST)
+def _wrapper(prefix: Path) -> bytes:
+    command = shlex.quote(str(prefix / "current" / "venv" / "bin" / "proguard-edge"))
+    return WRAPPER.format(command=command).encode()
 
 
 def _check_machine(manifest: Manifest) -> None:
@@ -146,7 +151,7 @@ def _check_release(prefix: Path, manifest: Manifest, downgrade: bool) -> None:
 
 
 def _make_environment(folder: Path, manifest: Manifest) -> None:
-    _run([sys.executable, "-m", "venv", str(folder / "venv")], "python -m venv")
+    _run([sys.executable, "-I", "-m", "venv", str(folder / "venv")], "python -m venv")
     python = folder / "venv" / "bin" / "python"
     for stage in manifest.stages:
         lock = folder / "requirements" / f"{stage}.txt"
@@ -159,26 +164,41 @@ def _make_environment(folder: Path, manifest: Manifest) -> None:
 
 
 def _try(installed: Installed) -> None:
-    """A verdict on a harmless text. Exit codes: 0 safe, 1 unsafe; both are verdicts."""
+    """A verdict on a harmless text: what Python leaves with says nothing, 1 is also a traceback."""
     python = installed.folder / "venv" / "bin" / "python"
     command = [str(python), "-I", "-m", "proguard_edge", "moderate", "--json", "--verify"]
     command += ["--text", "How do I bake bread?"]
     if installed.artifact is not None:
         command += ["--artifact", str(installed.artifact)]
-    _run(command, "the first verdict", allowed=(0, 1))
+    said = _run(command, "the first verdict", allowed=(0, 1))
+    try:
+        label = json.loads(said.strip().splitlines()[-1])["request"]["label"]
+    except (ValueError, LookupError, TypeError):
+        label = None
+    if label not in ("safe", "unsafe"):
+        raise InputError("the first verdict failed: what came is no verdict")
+    if "serve" in installed.manifest.stages:
+        _run([str(python), "-I", "-c", "import proguard_edge.serve.run"], "the server")
 
 
-def _run(command: list[str], what: str, allowed: tuple[int, ...] = (0,)) -> None:
-    # No setting of this user's pip may bring an index back.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
+def _run(command: list[str], what: str, allowed: tuple[int, ...] = (0,)) -> str:
+    """What it printed. Raises InputError when it leaves otherwise, or not at all."""
+    # No setting of this user's pip may bring an index back, none of Python's another module.
+    ours = ("PIP_", "PYTHON")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["PIP_CONFIG_FILE"] = os.devnull
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=STEP_S
+        )
     except OSError as error:
         raise InputError(f"{what}: {error.strerror or error}") from None
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{what} took longer than {STEP_S} s") from None
     if done.returncode not in allowed:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
         raise InputError(f"{what} failed: {lines[-1]}")
+    return done.stdout
 
 
 def _use(prefix: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 
 from proguard_edge.bundle.archive import MANIFEST
-from proguard_edge.bundle.signature import envelope
+from proguard_edge.bundle.signature import envelope, lower
 from proguard_edge.errors import InputError
 
 
@@ -49,7 +49,7 @@ def sign(manifest: bytes, private: Path) -> bytes:
     statement = json.dumps(_statement(manifest), sort_keys=True).encode()
     # The nonce comes from key and message (RFC 6979): the same bundle twice has the same bytes.
     method = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
-    proof = key.sign(sign_sigstore_pb.pae(statement), method)
+    proof = lower(key.sign(sign_sigstore_pb.pae(statement), method))
     pem = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -30,6 +30,9 @@ G = (
 # What stands before the point in every PEM public key of this curve (RFC 5480).
 _SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 
+# Two integers of 33 bytes with their heads.
+MAX_PROOF_BYTES = 72
+
 Point = tuple[int, int]
 
 
@@ -117,7 +120,8 @@ def verifies(key: Point, proof: bytes, message: bytes) -> bool:
     if numbers is None:
         return False
     r, s = numbers
-    if not (0 < r < N and 0 < s < N):
+    # Of s and N - s, which both fit, only the smaller counts: a bundle has one signature.
+    if not (0 < r < N and 0 < s <= N // 2):
         return False
     hashed = int.from_bytes(hashlib.sha256(message).digest())
     inverse = pow(s, -1, N)
@@ -125,8 +129,19 @@ def verifies(key: Point, proof: bytes, message: bytes) -> bool:
     return point is not None and point[0] % N == r
 
 
+def lower(proof: bytes) -> bytes:
+    """The signature with the smaller of the two s that fit. Raises ValueError for no signature."""
+    numbers = _der(proof)
+    if numbers is None:
+        raise ValueError("not a DER signature")
+    body = _integer(numbers[0]) + _integer(min(numbers[1], N - numbers[1]))
+    return bytes([0x30, len(body)]) + body
+
+
 def _der(raw: bytes) -> tuple[int, int] | None:
     """The two integers of SEQUENCE { r INTEGER, s INTEGER }, in its one DER form."""
+    if len(raw) > MAX_PROOF_BYTES:
+        return None
     numbers, rest = [], raw[2:]
     for _ in range(2):
         if len(rest) < 2 or rest[0] != 2 or len(rest) < 2 + rest[1]:

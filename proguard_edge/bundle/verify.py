@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,7 @@ class Manifest:
     artifacts: tuple[str, ...]
     files: tuple[Entry, ...]
     fields: dict[str, Any]
+    raw: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, raw: bytes) -> Manifest:
@@ -56,8 +57,9 @@ class Manifest:
                 artifacts=tuple(map(str, fields["artifacts"])),
                 files=files,
                 fields=fields,
+                raw=raw,
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ArtifactError(f"{MANIFEST}: malformed, or altered") from None
         paths = [entry.path for entry in files]
         if len(set(paths)) != len(paths) or {MANIFEST, SIGNATURE} & set(paths):

@@ -19,18 +19,21 @@ def audit() -> None:
 @audit.command()
 @click.argument("folder", type=FILE)
 @click.option("--key", "key_file", type=FILE, help="The log's key.  [default: FOLDER/audit.key]")
+@click.option("--head", "noted", type=FILE, help="A head.json that was put away earlier.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @handle_errors
-def verify(folder: Path, key_file: Path | None, as_json: bool) -> None:
+def verify(folder: Path, key_file: Path | None, noted: Path | None, as_json: bool) -> None:
     """Find every edited, missing or misplaced line of FOLDER.
 
     Exit code 0: it holds together. 3: it does not, or cannot be read.
     """
     import json
 
+    from proguard_edge.serve.audit import read_head
     from proguard_edge.serve.audit import verify as faults_of
 
-    faults = list(faults_of(folder, key_file))
+    known = read_head(noted) if noted is not None else None
+    faults = list(faults_of(folder, key_file, known))
     if as_json:
         click.echo(json.dumps({"faults": faults}))
     else:

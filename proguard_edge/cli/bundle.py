@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ def create(
         raise InputError(NEEDS.format(error.name)) from None
     for path in made:
         click.echo(f"{path.stat().st_size:>13,}  {path}")
+    script = hashlib.sha256(made[-1].read_bytes()).hexdigest()
+    click.echo(f"sha256 of {made[-1].name}: {script}")
 
 
 @bundle.command()

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from proguard_edge import __version__
 from proguard_edge.serve import batch, failures, moderations, page, status, verdicts
+from proguard_edge.serve.http import refused
 from proguard_edge.serve.middleware import BodyLimits, Gate, Headers
 from proguard_edge.serve.moderator import Moderator
 from proguard_edge.serve.settings import Settings
@@ -42,8 +43,7 @@ def create_app(settings: Settings, moderator: Moderator) -> FastAPI:
 async def _malformed(request: HttpRequest, error: Any) -> JSONResponse:
     """What is wrong; the content itself is not sent back."""
     found, where = failures.malformed(error.errors())
-    request.app.state.moderator.metrics.error(type(found).__name__)
-    return failures.answer(found, where)
+    return refused(request, found, where)
 
 
 async def _http_error(request: HttpRequest, error: Any) -> JSONResponse:  # noqa: ARG001

@@ -2,12 +2,14 @@
 
 A folder of `audit-000001.jsonl`, `audit-000002.jsonl` … Each line is JSON and carries `seq`, from
 1 on across files, `prev` (the `mac` of the line before) and `mac`: HMAC-SHA256 over the line
-without it, by the key in `audit.key`. `head.json` says which line is the last. Whoever can write
-the files but not read the key can change nothing unseen; whoever has both, can: keep the key
-elsewhere (`key_file`), and note the head now and then.
+without it. `head.json` says, once a second and with a mac of its own, which line is the last.
+Whoever can write the files but not read the key in `audit.key` can only put back an older state of
+all of them; whoever has both can write another log. So keep the key elsewhere (`key_file`) and note
+the head now and then: `audit verify --head` compares it.
 
-Content is not stored: a part of a request appears as HMAC-SHA256 by the same key, by which its
-owner finds it again and nobody else guesses a short text.
+Content is not stored: a part of a request appears as HMAC-SHA256, by which the key's owner finds it
+again and nobody else guesses a short text. Lines, content and head have keys of their own, derived
+from the one: what a client sends never gets the mac of a line.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,10 +53,11 @@ class AuditLog:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(folder)
-            self._key = read_key(key_file or folder / KEY_FILE, create=True)
+            self._keys = read_keys(key_file or folder / KEY_FILE, create=True)
             self._number = max(map(_number, _files(folder)), default=1)
             self._open()
             self.seq, self._mac = self._last()
+            self._check_head()
             self.sync()
         except OSError as error:
             self._free()
@@ -65,7 +69,7 @@ class AuditLog:
     def digest(self, content: str | bytes) -> str:
         """HMAC-SHA256 (hex) by which the log names a text or a picture."""
         raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
-        return hmac.new(self._key, raw, hashlib.sha256).hexdigest()
+        return hmac.new(self._keys.content, raw, hashlib.sha256).hexdigest()
 
     def append(self, entry: dict[str, Any]) -> int:
         """Write one line; its number. Raises AuditError: then nothing of it was written."""
@@ -73,10 +77,12 @@ class AuditLog:
             return self._append(entry)
 
     def _append(self, entry: dict[str, Any]) -> int:
+        if self._lock is None:
+            raise AuditError("the audit log is closed")
         seq = self.seq + 1
         line = {"seq": seq, "time": round(time.time(), 3), **entry, "prev": self._mac}
-        line["mac"] = mac = _mac(self._key, line)
-        raw = json.dumps(line, ensure_ascii=True).encode() + b"\n"
+        line["mac"] = mac = _mac(self._keys.line, line)
+        raw = _written(line)
         try:
             self._rotate(len(raw))
             self._write(raw)
@@ -159,7 +165,7 @@ class AuditLog:
                     pass
             if last:
                 line = _parsed(last, path)
-                if not hmac.compare_digest(_mac(self._key, line), str(line.get("mac"))):
+                if not hmac.compare_digest(_mac(self._keys.line, line), str(line.get("mac"))):
                     raise AuditError(
                         f"{path}: the last line was altered, or the key is another; look at "
                         f"`proguard-edge audit verify {self.folder}`"
@@ -167,58 +173,114 @@ class AuditLog:
                 return int(line["seq"]), str(line["mac"])
         return 0, START
 
+    def _check_head(self) -> None:
+        """That nothing is gone which the head knows of: a restart must not hide it."""
+        files = _files(self.folder)
+        if not (self.folder / HEAD_FILE).exists() and self.seq == 0:
+            return
+        fault = None
+        try:
+            noted = head(self.folder, self._keys)
+        except AuditError as error:
+            fault = str(error)
+        else:
+            if noted["seq"] > self.seq:
+                fault = f"{_gap(self.seq, noted['seq'] + 1)} at the end"
+            elif noted["seq"] and _mac_of(files, noted["seq"]) != noted["mac"]:
+                fault = f"line {noted['seq']} is not the one that {HEAD_FILE} names"
+        if fault is not None:
+            raise AuditError(
+                f"{self.folder}: {fault}; keep this folder for whoever examines it, and begin a "
+                "new one"
+            )
+
     def _note_head(self, seq: int, mac: str) -> None:
         temporary = self.folder / f".{HEAD_FILE}.{secrets.token_hex(4)}"
+        noted = {"seq": seq, "mac": mac, "sum": _head_sum(self._keys, seq, mac)}
         try:
-            temporary.write_text(json.dumps({"seq": seq, "mac": mac}) + "\n")
+            with temporary.open("w") as file:
+                file.write(json.dumps(noted) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(self.folder / HEAD_FILE)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def verify(folder: Path, key_file: Path | None = None) -> Iterator[str]:
+def verify(
+    folder: Path, key_file: Path | None = None, known: dict[str, Any] | None = None
+) -> Iterator[str]:
     """Every fault of a log, one line for a person each; none means that it holds together.
 
-    Raises AuditError when there is no log, or no key, to verify.
+    known: a head that was noted earlier, `{"seq", "mac"}`: that line must still be there. A server
+    may be writing. Raises AuditError when there is no log, or no key, to verify.
     """
-    files = _files(folder)
-    if not files:
+    if not _files(folder):
         raise AuditError(f"{folder}: no audit-*.jsonl in it")
-    key = read_key(key_file or folder / KEY_FILE)
+    keys = read_keys(key_file or folder / KEY_FILE)
+    heads: list[dict[str, Any]] = [known] if known is not None else []
+    try:
+        # Before the lines: those that are written meanwhile lie behind it.
+        heads.append(head(folder, keys))
+    except AuditError as error:
+        yield str(error)
     seq, mac = 0, START
-    for path in files:
+    for path in _files(folder):
         for number, raw in enumerate(_lines(path), 1):
             where = f"{path.name}:{number}"
             try:
                 line = _parsed(raw, path)
                 found, stated = int(line["seq"]), str(line["mac"])
-            except (AuditError, KeyError, TypeError, ValueError):
+            except (AuditError, KeyError, TypeError, ValueError, OverflowError):
                 yield f"{where}: not a line of an audit log"
                 seq, mac = seq + 1, ""
                 continue
-            if not raw.endswith(b"\n"):
-                yield f"{where}: cut off"
-            if not hmac.compare_digest(_mac(key, line), stated):
+            if not hmac.compare_digest(_mac(keys.line, line), stated) or _written(line) != raw:
                 yield f"{where}: line {found} was altered"
             elif found != seq + 1:
                 yield f"{where}: {_gap(seq, found)}"
             elif mac and not hmac.compare_digest(str(line.get("prev")), mac):
                 yield f"{where}: line {found} does not follow the one before it"
             seq, mac = found, stated
-    yield from _against_head(folder, seq, mac)
+            for noted in heads:
+                if noted["seq"] == found and noted["mac"] != stated:
+                    yield f"{where}: line {found} is not the one that was noted"
+    for noted in heads:
+        if noted["seq"] > seq:
+            yield f"{_gap(seq, noted['seq'] + 1)} at the end"
 
 
-def head(folder: Path) -> dict[str, Any]:
-    """`seq` and `mac` of the last line, as noted. Raises AuditError."""
+@dataclass(frozen=True)
+class Keys:
+    """What each part of a log is signed with."""
+
+    line: bytes
+    content: bytes
+    head: bytes
+
+
+def head(folder: Path, keys: Keys | None = None) -> dict[str, Any]:
+    """`read_head` of a log."""
+    return read_head(folder / HEAD_FILE, keys)
+
+
+def read_head(path: Path, keys: Keys | None = None) -> dict[str, Any]:
+    """`seq` and `mac` of the last line, as noted; with `keys`, that it was noted by us.
+
+    Raises AuditError.
+    """
     try:
-        raw = json.loads((folder / HEAD_FILE).read_text())
-        return {"seq": int(raw["seq"]), "mac": str(raw["mac"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AuditError(f"{folder / HEAD_FILE}: cannot be read: {error}") from None
+        raw = json.loads(path.read_text())
+        seq, mac, noted = int(raw["seq"]), str(raw["mac"]), str(raw["sum"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise AuditError(f"{path}: cannot be read: {error}") from None
+    if keys is not None and not hmac.compare_digest(_head_sum(keys, seq, mac), noted):
+        raise AuditError(f"{path}: was altered")
+    return {"seq": seq, "mac": mac}
 
 
-def read_key(path: Path, create: bool = False) -> bytes:
-    """32 bytes as hex in a file of ours alone. Raises AuditError."""
+def read_keys(path: Path, create: bool = False) -> Keys:
+    """The keys of a log, from 32 bytes as hex in a file of ours alone. Raises AuditError."""
     try:
         if create and not path.exists():
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -228,20 +290,28 @@ def read_key(path: Path, create: bool = False) -> bytes:
         raise AuditError(f"{path}: no key of an audit log: {error}") from None
     if len(key) != 32:
         raise AuditError(f"{path}: no key of an audit log: {len(key)} bytes, not 32")
-    return key
+    parts = ("line", "content", "head")
+    labels = (f"proguard-edge audit: {part}".encode() for part in parts)
+    return Keys(*(hmac.new(key, label, hashlib.sha256).digest() for label in labels))
 
 
-def _against_head(folder: Path, seq: int, mac: str) -> Iterator[str]:
-    try:
-        noted = head(folder)
-    except AuditError as error:
-        yield str(error)
-        return
-    # The head is noted once a second: it may lag behind, never be ahead.
-    if noted["seq"] > seq:
-        yield f"{_gap(seq, noted['seq'] + 1)} at the end"
-    elif noted["seq"] == seq and noted["mac"] != mac:
-        yield f"line {seq} is not the one that {HEAD_FILE} names"
+def _head_sum(keys: Keys, seq: int, mac: str) -> str:
+    return hmac.new(keys.head, f"{seq} {mac}".encode(), hashlib.sha256).hexdigest()
+
+
+def _mac_of(files: list[Path], seq: int) -> str | None:
+    """The mac of the line of that number, looked for from the end."""
+    for path in reversed(files):
+        for raw in _lines(path):
+            line = _parsed(raw, path)
+            if line.get("seq") == seq:
+                return str(line.get("mac"))
+    return None
+
+
+def _written(line: dict[str, Any]) -> bytes:
+    """The one way in which a line is written."""
+    return json.dumps(line, ensure_ascii=True).encode() + b"\n"
 
 
 def _gap(seq: int, found: int) -> str:

@@ -8,32 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
 from proguard_edge.errors import (
+    AuditError,
     BusyError,
     InputError,
     LimitError,
     ProGuardEdgeError,
     StartingError,
 )
+from proguard_edge.policy import Policy
+from proguard_edge.prompt import Mode
+from proguard_edge.request import Request
 from proguard_edge.serve import failures
 from proguard_edge.serve.bodies import Strict, VerdictRequest
 from proguard_edge.serve.content import request_of
 from proguard_edge.serve.http import ERRORS, caller_of, moderator_of
+from proguard_edge.serve.lines import Lines
 from proguard_edge.serve.moderator import Caller, Moderator
 from proguard_edge.serve.verdicts import chosen_policy
+from proguard_edge.verdict import Verdict
 
-AHEAD_BYTES = 64 << 20
 MAX_STREAMS = 16
 WRITE_S = 60.0
 NDJSON = "application/x-ndjson"
+ACCEPTED = (NDJSON, "application/ndjson", "application/jsonl", "application/json")
 
 router = APIRouter()
 
@@ -63,6 +68,11 @@ _OK: dict[int | str, dict[str, Any]] = {
 )
 async def batch(http: HttpRequest) -> Any:
     """`{"id": …, "verdict": {…}}` or `{"id": …, "error": {…}}` for each line."""
+    # A browser sends a plain text for another site's page without asking us first.
+    kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ACCEPTED:
+        told = f"send the rows with Content-Type: {NDJSON}"
+        return JSONResponse(failures.body(415, "InputError", told), 415)
     moderator = moderator_of(http)
     if moderator.streams >= MAX_STREAMS:
         return failures.answer(BusyError(f"{MAX_STREAMS} batch streams are open", 10))
@@ -79,25 +89,34 @@ class _Stream(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
-        first = await receive()
-        if not first.get("body") and not first.get("more_body"):
-            empty = InputError("an empty body: send a line for each conversation")
-            await failures.answer(empty)(scope, receive, send)
-            return
-        lines = _Lines(self._moderator.settings.max_body_bytes, first)
-        reading = asyncio.create_task(lines.fill(receive))
         self._moderator.streams += 1
+        lines = Lines(self._moderator.settings.max_body_bytes, self._moderator.settings.body_s)
+        reading = asyncio.create_task(lines.fill(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for number, raw in lines:
-                answer = await _answer(self._moderator, self._caller, raw, number)
-                await _write(send, json.dumps(answer).encode() + b"\n")
-            # A client that went away in the middle is not told that this was all.
-            if await reading:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._answer(lines, scope, receive, send)
         finally:
             self._moderator.streams -= 1
             reading.cancel()
+            await asyncio.wait([reading])
+
+    async def _answer(self, lines: Lines, scope: Any, receive: Any, send: Any) -> None:
+        begun = False
+        async for number, raw in lines:
+            if not begun:
+                begun = True
+                await send(
+                    {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                )
+            answer = await _answer(self._moderator, self._caller, raw, number)
+            if lines.gone:
+                return
+            await _write(send, json.dumps(answer).encode() + b"\n")
+        if not begun:
+            nothing = InputError("no row came: send a line for each conversation")
+            await failures.answer(nothing)(scope, receive, send)
+        # A client that went away, or stopped sending, in the middle is not told that this was all.
+        elif lines.whole:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _write(send: Any, raw: bytes) -> None:
@@ -109,17 +128,25 @@ async def _write(send: Any, raw: bytes) -> None:
 async def _answer(
     moderator: Moderator, caller: Caller, raw: bytes | LimitError, number: int
 ) -> dict[str, Any]:
-    name: str | int | None = None
+    name: str | int = f"line-{number}"
     try:
         if isinstance(raw, LimitError):
             raise raw
         row = _row(raw, number)
-        name = row.id
-        verdict = await _judge(moderator, caller, row)
+        name = row.id if row.id is not None else name
+        request, policy = request_of(row), chosen_policy(moderator, row)
     except ProGuardEdgeError as error:
-        found = failures.content(error)
-        return {"id": name if name is not None else f"line-{number}", **found}
-    return {"id": name if name is not None else f"line-{number}", "verdict": verdict}
+        # The moderator counts and notes what reaches it.
+        try:
+            moderator.failed(error, caller)
+        except AuditError as worse:
+            error = worse
+        return {"id": name, **failures.content(error)}
+    try:
+        verdict = await _judge(moderator, caller, request, policy, row.mode)
+    except ProGuardEdgeError as error:
+        return {"id": name, **failures.content(error)}
+    return {"id": name, "verdict": verdict.to_dict()}
 
 
 def _row(raw: bytes, number: int) -> Row:
@@ -130,71 +157,15 @@ def _row(raw: bytes, number: int) -> Row:
         raise type(found)(f"line {number}: {found}") from None
 
 
-async def _judge(moderator: Moderator, caller: Caller, row: Row) -> dict[str, Any]:
-    request, policy = request_of(row), chosen_policy(moderator, row)
+async def _judge(
+    moderator: Moderator, caller: Caller, request: Request, policy: Policy, mode: Mode | None
+) -> Verdict:
     until = asyncio.get_running_loop().time() + moderator.settings.limits.deadline_s
     while True:
         try:
-            verdict = await moderator.judge(
-                request, caller, policy=policy, mode=row.mode, bulk=True
-            )
-            return verdict.to_dict()
+            return await moderator.judge(request, caller, policy=policy, mode=mode, bulk=True)
         except StartingError as error:
             # The worker comes back within seconds: a stream has time, a row lost is work lost.
             if asyncio.get_running_loop().time() + error.retry_after > until:
                 raise
             await asyncio.sleep(min(1.0, error.retry_after))
-
-
-class _Lines:
-    """Lines of a body that is read while they are taken; at most `AHEAD_BYTES` lie here."""
-
-    def __init__(self, max_line: int, first: Any) -> None:
-        """first: the first message of the body."""
-        self._max, self._first = max_line, first
-        self._number = 0
-        self._lines: asyncio.Queue[tuple[int, bytes | LimitError] | None] = asyncio.Queue()
-        self._held = 0
-        self._room = asyncio.Event()
-        self._room.set()
-
-    async def fill(self, receive: Any) -> bool:
-        """Read the body; whether all of it came."""
-        rest, dropping, message = b"", False, self._first
-        try:
-            while True:
-                if message["type"] != "http.request":
-                    return False
-                *whole, rest = (rest + message.get("body", b"")).split(b"\n")
-                for line in whole:
-                    await self._put(line, dropping)
-                    dropping = False
-                if len(rest) > self._max:
-                    rest, dropping = b"", True
-                if not message.get("more_body"):
-                    break
-                message = await receive()
-            await self._put(rest, dropping)
-            return True
-        finally:
-            self._lines.put_nowait(None)
-
-    async def _put(self, line: bytes, dropped: bool) -> None:
-        self._number += 1
-        if dropped or len(line) > self._max:
-            error = LimitError(f"a line of more than {self._max} bytes")
-            self._lines.put_nowait((self._number, error))
-        elif line.strip():
-            self._held += len(line)
-            self._lines.put_nowait((self._number, line))
-            if self._held > AHEAD_BYTES:
-                self._room.clear()
-                await self._room.wait()
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes | LimitError]]:
-        while (item := await self._lines.get()) is not None:
-            yield item
-            if isinstance(item[1], bytes):
-                self._held -= len(item[1])
-                if self._held <= AHEAD_BYTES:
-                    self._room.set()

@@ -14,6 +14,8 @@ PIXEL = (
     "DJ/pLvAAAAAElFTkSuQmCC"
 )
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+# A list is checked item by item, and each that is wrong is told: what it may hold has an end.
+MAX_TEXTS, MAX_PARTS = 2048, 64
 Mode = Literal["verdict", "reason"]
 
 
@@ -52,8 +54,8 @@ class ModerationRequest(Strict):
 
     input: (
         Text
-        | Annotated[list[Text], Field(min_length=1)]
-        | Annotated[list[Part], Field(min_length=1)]
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+        | Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
     )
     model: str | None = Field(None, description="Any name; the loaded artifact answers.")
 

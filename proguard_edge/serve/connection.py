@@ -35,9 +35,12 @@ def protocol(header_s: float) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            """Run the clock while a header is due or half here, and only then."""
-            waiting = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
-            if not waiting:
+            """Run the clock while a header is due or half here, or a body that was answered already
+            still comes: uvicorn's own clock stops with every byte."""
+            theirs, ours = self.conn.their_state, self.conn.our_state
+            answered = theirs is h11.SEND_BODY and ours in (h11.DONE, h11.MUST_CLOSE)
+            waiting = theirs is h11.IDLE or answered
+            if not waiting or self.transport.is_closing():
                 self._unwatch()
             elif self._overdue is None:
                 self._overdue = self.loop.call_later(header_s, self._close)

@@ -35,6 +35,7 @@ STATUS: tuple[tuple[type[ProGuardEdgeError], int], ...] = (
     (DeadlineError, 504),
     (WorkerError, 503),
     (AuditError, 503),
+    (ServiceError, 503),
     (AnswerError, 500),
     (ProGuardEdgeError, 500),
 )
@@ -42,7 +43,7 @@ _OF_MODERATIONS = ("input", "model", "type", "text", "image_url", "url", "detail
 _OF_VERDICTS = ("id", "user", "response", "image", "policy", "mode", "name", "categories")
 _FIELDS = frozenset((*_OF_MODERATIONS, *_OF_VERDICTS))
 # What a guard in process says of the same.
-_MALFORMED = {"string_too_long": LimitError, "string_unicode": TextError}
+_MALFORMED = {"string_too_long": LimitError, "too_long": LimitError, "string_unicode": TextError}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

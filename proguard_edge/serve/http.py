@@ -58,6 +58,7 @@ async def judged(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
         raise ServiceError("the client went away")
     finally:
         gone.cancel()
+        working.cancel()
 
 
 async def _gone(http: HttpRequest) -> None:

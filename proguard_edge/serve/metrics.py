@@ -65,10 +65,12 @@ class Metrics:
         ):
             Gauge(prefix + name, what, registry=registry).set_function(read)
 
-    def verdict(self, verdict: Verdict, answer: Answer, seconds: float) -> None:
-        """Count one verdict."""
+    def verdict(self, verdict: Verdict, answer: Answer, seconds: float, own: bool) -> None:
+        """Count one verdict. own: by a policy of the server's, whose ids are few."""
         category = verdict.category
         named = (category.id or "out of policy") if category is not None else "none"
+        if category is not None and not own:
+            named = "of a policy in the request"
         self._verdicts.labels("unsafe" if verdict.unsafe else "safe", named).inc()
         self._total.observe(seconds)
         self._phases.labels("queue").observe(answer.waited_s)

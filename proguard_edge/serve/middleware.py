@@ -85,6 +85,9 @@ class Gate:
         scope["state"]["key"] = None
         if self.hosts and _host(scope) not in self.hosts:
             return await _refuse(send, 403, "HostError", "this Host is not served here")
+        # Pages of other sites may send a plain POST to this machine without asking first.
+        if _header(scope, b"sec-fetch-site") in (b"cross-site", b"same-site") and not _reads(scope):
+            return await _refuse(send, 403, "HostError", "not for pages of other sites")
         if self.keys and scope["path"] not in OPEN:
             name = owner(self.keys, _bearer(scope))
             if name is None:
@@ -122,7 +125,8 @@ class BodyLimits:
             return await _refuse(
                 send, 429, "BusyError", "too many large bodies at once", (b"retry-after", b"1")
             )
-        held = int(stated) or self.max_bytes * (_header(scope, b"transfer-encoding") is not None)
+        chunked = _header(scope, b"transfer-encoding") is not None
+        held = self.max_bytes if chunked else int(stated)
         self._held += held
         try:
             return await self._with_body(scope, receive, send)
@@ -169,7 +173,6 @@ class BodyLimits:
             413,
             "LimitError",
             f"the body is larger than {self.max_bytes} bytes",
-            (b"connection", b"close"),
         )
 
     async def _drain(self, receive: Receive) -> None:
@@ -189,7 +192,9 @@ async def _refuse(
 ) -> None:
     raw = json.dumps(failures.body(status, code, message)).encode()
     length = (b"content-length", str(len(raw)).encode())
-    head = [(b"content-type", b"application/json"), length, *headers]
+    # What is left of a body that nobody reads would be taken for the next request.
+    close = (b"connection", b"close")
+    head = [(b"content-type", b"application/json"), length, close, *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": raw})
 
@@ -200,6 +205,10 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
             found: bytes = value
             return found
     return None
+
+
+def _reads(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD")
 
 
 def _bearer(scope: Scope) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proguard_edge.child import Child, Make
 from proguard_edge.errors import (
     AuditError,
     BusyError,
+    DeadlineError,
     ImageError,
     PolicyError,
     ProGuardEdgeError,
@@ -26,7 +27,7 @@ from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
 from proguard_edge.serve.audit import AuditLog
 from proguard_edge.serve.metrics import Metrics, Recent
-from proguard_edge.serve.pool import Limits, Pool
+from proguard_edge.serve.pool import Answer, Limits, Pool
 from proguard_edge.serve.settings import Settings
 from proguard_edge.serve.workers import (
     DecoderSpec,
@@ -57,7 +58,8 @@ class Moderator:
         """make: what the workers run."""
         self.settings = settings
         guard, limits = settings.guard, settings.limits
-        self.pool = Pool(lambda: Child(make, guard, "the worker"), settings.workers, limits)
+        self._guard = guard
+        self.pool = Pool(lambda: Child(make, self._guard, "the worker"), settings.workers, limits)
         decoding = Limits(
             queue=1024,
             max_wait_s=limits.deadline_s,
@@ -81,6 +83,8 @@ class Moderator:
         if self.settings.audit is not None:
             self.audit = AuditLog(self.settings.audit, self.settings.audit_key)
         facts, _ = await asyncio.gather(self.pool.start(), self._decoders.start())
+        # A worker that comes back must be the same: the folder may hold another artifact by then.
+        self._guard = replace(self._guard, digest=facts.digest)
         self._note(
             {"event": "start", "artifact": facts.digest, "policy": self.default_policy.digest()}
         )
@@ -138,8 +142,7 @@ class Moderator:
         policy, mode = policy or self.default_policy, mode or self.settings.default_mode
         entry = self._entry(request, caller, policy, mode)
         try:
-            await self._try_images(request, bulk)
-            answer = await self.pool.submit(Job(request, policy, mode), bulk=bulk)
+            answer = await self._answer(Job(request, policy, mode), bulk)
             verdict = Verdict.from_dict(answer.value)
             self._note({**entry, **_said(verdict)})
         except ProGuardEdgeError as error:
@@ -150,7 +153,8 @@ class Moderator:
                 self._note({**entry, "error": "the client went away"})
             raise
         seconds = time.perf_counter() - begin
-        self.metrics.verdict(verdict, answer, seconds)
+        own = policy is self.default_policy or policy in self.settings.policies.values()
+        self.metrics.verdict(verdict, answer, seconds, own)
         self.recent.verdict(caller.request_id, verdict, seconds)
         return verdict
 
@@ -165,6 +169,15 @@ class Moderator:
         if not isinstance(error, BusyError | AuditError):
             named = entry or {"event": "error", "request": caller.request_id, "key": caller.key}
             self._note({**named, "error": kind})
+
+    async def _answer(self, job: Job, bulk: bool) -> Answer:
+        seconds = self.settings.limits.deadline_s
+        try:
+            async with asyncio.timeout(seconds):
+                await self._try_images(job.request, bulk)
+                return await self.pool.submit(job, bulk=bulk)
+        except TimeoutError:
+            raise DeadlineError(f"no verdict within {seconds:g} s") from None
 
     async def _try_images(self, request: Request, bulk: bool) -> None:
         for number, image in enumerate(request.images, 1):

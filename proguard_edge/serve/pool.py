@@ -20,6 +20,7 @@ from proguard_edge.errors import (
     BusyError,
     DeadlineError,
     ProGuardEdgeError,
+    ServiceError,
     StartingError,
     WorkerError,
 )
@@ -98,7 +99,7 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for job in (*self._admitted, *self._bulk):
-            job.fail(WorkerError("the server is stopping"))
+            job.fail(ServiceError("the server is stopping"))
         self._threads.shutdown(wait=False)
 
     @property
@@ -164,7 +165,9 @@ class Pool:
                     await self._serve(child)
                 finally:
                     self.ready -= 1
-            except ProGuardEdgeError:
+            # Also what nobody foresaw, such as no memory for a process: a worker that is not tried
+            # again is lost for ever.
+            except Exception:  # noqa: BLE001
                 self._give_up()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_S)
@@ -207,7 +210,10 @@ class Pool:
             except ProGuardEdgeError as error:
                 job.fail(error)
             except asyncio.CancelledError:
-                job.fail(WorkerError("the server is stopping"))
+                job.fail(ServiceError("the server is stopping"))
+                raise
+            except Exception as error:
+                job.fail(WorkerError(f"unexpected {type(error).__name__}; nothing was decided"))
                 raise
             else:
                 self._done(job, value, begin)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from proguard_edge.child import Handler
-from proguard_edge.errors import InputError
+from proguard_edge.errors import ArtifactError, InputError
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
@@ -19,7 +19,10 @@ from proguard_edge.request import Request
 
 @dataclass(frozen=True)
 class GuardSpec:
-    """How a worker loads its guard; the fields of `Guard.load`. policies: checked at the start."""
+    """How a worker loads its guard; the fields of `Guard.load`. policies: checked at the start.
+
+    digest: the artifact must have it.
+    """
 
     artifact: Path | None = None
     engine: str = "auto"
@@ -30,6 +33,7 @@ class GuardSpec:
     max_miss_rate: float | None = None
     server: Any = None
     policies: tuple[Policy, ...] = ()
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ def make_guard(spec: GuardSpec) -> tuple[Handler, GuardFacts]:
         max_miss_rate=spec.max_miss_rate,
         server=spec.server,
     )
+    if spec.digest not in (None, guard.artifact.digest):
+        raise ArtifactError(
+            f"{guard.artifact.folder}: another artifact than at the start of the server; start it "
+            "again to use this one"
+        )
     for policy in (None, *spec.policies):
         guard.judge_of(policy)
         # An artifact of another language withholds its "safe" on this; it is warm all the same.

@@ -33,7 +33,10 @@ SCRIPTS = "[console_scripts]\nproguard-edge = proguard_edge.__main__:main\n"
 MAIN = """
 import sys
 def main():
-    print("verdict of {version}")
+    if "--json" in sys.argv:
+        print('{{"request": {{"label": "safe"}}}}' if {code} != 1 else "Traceback: no module")
+    else:
+        print("verdict of {version}")
     sys.exit({code})
 if __name__ == "__main__":
     main()
@@ -129,6 +132,7 @@ def test_a_broken_bundle_leaves_everything_as_it_was(tmp_path: Path) -> None:
     ("broken", "match"),
     [
         ({"code": 3}, "the first verdict failed"),
+        ({"code": 1}, "what came is no verdict"),
         ({"lie": True}, "pip install of the stage runtime failed"),
         ({"python": "2.7"}, r"for Python 2\.7"),
     ],

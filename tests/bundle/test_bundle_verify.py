@@ -20,7 +20,7 @@ from small import FILES, keys, small_bundle
 
 from proguard_edge.bundle import archive
 from proguard_edge.bundle.create import SCRIPT
-from proguard_edge.bundle.signature import G, N, P, public_key, verifies
+from proguard_edge.bundle.signature import G, N, P, lower, public_key, verifies
 from proguard_edge.bundle.verify import changes, unpack, verify
 from proguard_edge.cli import main
 from proguard_edge.errors import ArtifactError
@@ -186,6 +186,7 @@ def test_our_ecdsa_agrees_with_a_second_implementation() -> None:
         )
         point, message = public_key(pem.decode()), f"message {number}".encode()
         proof = key.sign(message, ec.ECDSA(hashes.SHA256()))
+        proof = lower(proof)
         assert verifies(point, proof, message)
         assert not verifies(point, proof, message + b"!")
         assert not verifies(G, proof, message)

@@ -19,6 +19,7 @@ from proguard_edge.errors import (
     BusyError,
     DeadlineError,
     LanguageError,
+    ServiceError,
     StartingError,
     WorkerError,
 )
@@ -232,7 +233,7 @@ def test_stopping_kills_what_hangs_and_tells_whoever_waits() -> None:
         async def ask(message: str) -> None:
             try:
                 await pool.submit(message)
-            except WorkerError as error:
+            except ServiceError as error:
                 caught.append(error)
 
         tasks = [asyncio.create_task(ask(m)) for m in ("hang", "waits")]

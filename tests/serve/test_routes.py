@@ -26,6 +26,8 @@ from proguard_edge.serve import openai_names
 from proguard_edge.serve.audit import verify
 from proguard_edge.serve.keys import digest, new_key, read_keys
 
+NDJSON = {"content-type": "application/x-ndjson"}
+
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
@@ -215,7 +217,7 @@ def test_a_stream_answers_line_for_line_and_outlives_errors(client: TestClient) 
         '{"id": "c", "user": "fine", "messages": []}',
         '{"id": "d", "user": "last"}',
     ]
-    answer = client.post("/v1/verdicts/batch", content="\n".join(rows))
+    answer = client.post("/v1/verdicts/batch", content="\n".join(rows), headers=NDJSON)
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert [line["id"] for line in lines] == ["a", "line-3", 7, "line-5", "b", "line-7", "d"]
@@ -226,7 +228,7 @@ def test_a_stream_answers_line_for_line_and_outlives_errors(client: TestClient) 
 
 def test_a_stream_waits_for_a_worker_that_comes_back(client: TestClient) -> None:
     rows = [json.dumps({"user": text}) for text in ("one", "die", "three")]
-    answer = client.post("/v1/verdicts/batch", content="\n".join(rows))
+    answer = client.post("/v1/verdicts/batch", content="\n".join(rows), headers=NDJSON)
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert lines[1]["error"]["code"] == "WorkerError"
     assert lines[2]["verdict"]["request"]["label"] == "safe"
@@ -235,7 +237,7 @@ def test_a_stream_waits_for_a_worker_that_comes_back(client: TestClient) -> None
 def test_a_line_that_is_too_long_is_an_error_of_its_own() -> None:
     with serving(max_body_bytes=100) as client:
         rows = [json.dumps({"user": text}) for text in ("one", "x" * 500, "three")]
-        answer = client.post("/v1/verdicts/batch", content="\n".join(rows))
+        answer = client.post("/v1/verdicts/batch", content="\n".join(rows), headers=NDJSON)
         lines = [json.loads(line) for line in answer.text.splitlines()]
         assert ["error" in line for line in lines] == [False, True, False]
         assert lines[1]["error"]["code"] == "LimitError"
@@ -373,11 +375,12 @@ def test_too_many_large_bodies_at_once_are_turned_away() -> None:
 def test_what_is_wrong_with_a_body_is_told_by_the_kind_that_came_closest(
     client: TestClient,
 ) -> None:
-    def told(route: str, body: Any) -> str:
-        message: str = error_of(client.post(route, json=body), 400)["message"]
+    def told(route: str, body: Any, status: int = 400) -> str:
+        message: str = error_of(client.post(route, json=body), status)["message"]
         return message
 
-    assert "at most 16 items" in told("/v1/verdicts", {"image": ["data:"] * 17})
+    assert "at most 16 items" in told("/v1/verdicts", {"image": ["data:"] * 17}, 413)
+    assert "at most" in told("/v1/moderations", {"input": [1] * 100_000}, 413)
     policy = {"name": "x", "categories": []}
     assert told("/v1/verdicts", {"policy": policy, "user": "x"}).startswith("policy.categories")
     assert told("/v1/moderations", {"input": "x", "more": 1}).startswith("Extra inputs")
@@ -420,3 +423,12 @@ def test_texts_that_are_too_long_or_broken_have_the_errors_of_a_guard(client: Te
         headers={"content-type": "application/json"},
     )
     assert error_of(broken, 400)["code"] == "TextError"
+
+
+def test_what_a_page_of_another_site_can_send_unasked_is_refused(client: TestClient) -> None:
+    row = b'{"user": "x"}'
+    for headers in ({}, {"content-type": "text/plain"}, {"content-type": "multipart/form-data"}):
+        error_of(client.post("/v1/verdicts/batch", content=row, headers=headers), 415)
+    foreign = {**NDJSON, "sec-fetch-site": "cross-site"}
+    error_of(client.post("/v1/verdicts/batch", content=row, headers=foreign), 403)
+    assert client.get("/healthz", headers={"sec-fetch-site": "cross-site"}).status_code == 200
