@@ -192,3 +192,68 @@ def test_the_command_says_what_is_wrong_and_how(tmp_path: Path) -> None:
     assert "no audit-" in none.output
     (folder / "audit.key").unlink()
     assert CliRunner().invoke(main, ["audit", "verify", str(folder)]).exit_code == 3
+
+
+def test_a_cut_end_stays_seen_after_a_restart(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    (path,) = files(folder)
+    raw = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(raw[:3]))
+    with pytest.raises(AuditError, match=r"lines 4 to 5 are missing at the end"):
+        AuditLog(folder)
+    path.unlink()
+    with pytest.raises(AuditError, match="missing at the end"):
+        AuditLog(folder)
+
+
+def test_a_head_that_was_edited_or_removed_is_found(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    (path,) = files(folder)
+    raw = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(raw[:3]))
+    noted = json.loads((folder / "head.json").read_text())
+    line = json.loads(raw[2])
+    noted.update(seq=3, mac=line["mac"])
+    (folder / "head.json").write_text(json.dumps(noted))
+    assert any("head.json: was altered" in fault for fault in verify(folder))
+    with pytest.raises(AuditError, match="was altered"):
+        AuditLog(folder)
+    (folder / "head.json").unlink()
+    with pytest.raises(AuditError, match="cannot be read"):
+        AuditLog(folder)
+
+
+def test_a_head_that_was_put_away_finds_an_older_state(tmp_path: Path) -> None:
+    folder = written(tmp_path / "audit")
+    (path,) = files(folder)
+    older = {each: each.read_bytes() for each in (path, folder / "head.json")}
+    written(folder, 3)
+    (tmp_path / "away.json").write_bytes((folder / "head.json").read_bytes())
+    run = CliRunner().invoke
+    command = ["audit", "verify", str(folder), "--head", str(tmp_path / "away.json")]
+    assert run(main, command).exit_code == 0
+    for each, content in older.items():
+        each.write_bytes(content)
+    assert list(verify(folder)) == []
+    assert run(main, command).exit_code == 3
+
+
+def test_what_a_client_sends_never_gets_the_mac_of_a_line(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    (path,) = files(folder)
+    line = json.loads(path.read_text().splitlines()[2])
+    mac = line.pop("mac")
+    content = json.dumps(line, sort_keys=True, separators=(",", ":"))
+    log = AuditLog(folder)
+    assert log.digest(content) != mac
+    log.close()
+    with pytest.raises(AuditError, match="closed"):
+        log.append({})
+
+
+def test_a_second_value_under_one_name_is_found(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    (path,) = files(folder)
+    raw = path.read_text()
+    path.write_text(raw.replace('{"seq": 2', '{"number": 9, "seq": 2'))
+    assert any("line 2 was altered" in fault for fault in verify(folder))

@@ -245,3 +245,18 @@ def test_stopping_kills_what_hangs_and_tells_whoever_waits() -> None:
 
     with_pool(test)
     assert len(caught) == 2
+
+
+def test_a_worker_that_cannot_even_be_made_is_tried_again() -> None:
+    class Poor(Fake):
+        def start(self, seconds: float) -> Any:  # noqa: ARG002
+            raise OSError(12, "Cannot allocate memory")
+
+    async def test(pool: Pool) -> None:
+        with pytest.raises(WorkerError):
+            await pool.submit("die")
+        while not pool.ready:
+            await asyncio.sleep(0.01)
+        assert (await pool.submit("again")).value == "again"
+
+    with_pool(test, Fake(), Poor(), Fake())

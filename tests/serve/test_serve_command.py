@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_a_body_that_never_ends_is_408(tmp_path: Path) -> None:
             )
             slow.settimeout(10)
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_was_answered_and_still_comes_does_not_hold_its_connection(
+    tmp_path: Path,
+) -> None:
+    with served(tmp_path / "log.txt", "--header-seconds", "1") as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(
+                b"POST /nowhere HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 10\r\n\r\n"
+            )
+            slow.settimeout(10)
+            assert slow.recv(1000).startswith(b"HTTP/1.1 403")
+            slow.sendall(b"x")
+            with suppress(ConnectionResetError):
+                while slow.recv(1000):
+                    pass
 
 
 def test_a_killed_worker_is_a_503_and_comes_back(server: Served) -> None:
