@@ -29,8 +29,8 @@ def verify(folder: Path, key_file: Path | None, noted: Path | None, as_json: boo
     """
     import json
 
-    from proguard_edge.serve.audit import read_head
-    from proguard_edge.serve.audit import verify as faults_of
+    from proguard_edge.serve.audit_chain import read_head
+    from proguard_edge.serve.audit_verify import verify as faults_of
 
     known = read_head(noted) if noted is not None else None
     faults = list(faults_of(folder, key_file, known))

@@ -22,16 +22,26 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from proguard_edge.errors import AuditError
+from proguard_edge.serve.audit_chain import (
+    HEAD_FILE,
+    KEY_FILE,
+    START,
+    files_of,
+    gap,
+    head,
+    head_sum,
+    line_mac,
+    mac_of,
+    number_of,
+    parsed,
+    read_keys,
+    written,
+)
 
-KEY_FILE = "audit.key"
-HEAD_FILE = "head.json"
-START = "0" * 64
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -54,7 +64,7 @@ class AuditLog:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(folder)
             self._keys = read_keys(key_file or folder / KEY_FILE, create=True)
-            self._number = max(map(_number, _files(folder)), default=1)
+            self._number = max(map(number_of, files_of(folder)), default=1)
             self._open()
             self.seq, self._mac = self._last()
             self._check_head()
@@ -81,8 +91,8 @@ class AuditLog:
             raise AuditError("the audit log is closed")
         seq = self.seq + 1
         line = {"seq": seq, "time": round(time.time(), 3), **entry, "prev": self._mac}
-        line["mac"] = mac = _mac(self._keys.line, line)
-        raw = _written(line)
+        line["mac"] = mac = line_mac(self._keys.line, line)
+        raw = written(line)
         try:
             self._rotate(len(raw))
             self._write(raw)
@@ -158,14 +168,14 @@ class AuditLog:
         """Number and mac of the last whole line; a beginning of one behind it is cut off."""
         assert self._file is not None
         self._file.truncate(_whole(self._file))
-        for path in reversed(_files(self.folder)):
+        for path in reversed(files_of(self.folder)):
             last = b""
             with path.open("rb") as file:
                 for last in file:  # noqa: B007
                     pass
             if last:
-                line = _parsed(last, path)
-                if not hmac.compare_digest(_mac(self._keys.line, line), str(line.get("mac"))):
+                line = parsed(last, path)
+                if not hmac.compare_digest(line_mac(self._keys.line, line), str(line.get("mac"))):
                     raise AuditError(
                         f"{path}: the last line was altered, or the key is another; look at "
                         f"`proguard-edge audit verify {self.folder}`"
@@ -175,7 +185,7 @@ class AuditLog:
 
     def _check_head(self) -> None:
         """That nothing is gone which the head knows of: a restart must not hide it."""
-        files = _files(self.folder)
+        files = files_of(self.folder)
         if not (self.folder / HEAD_FILE).exists() and self.seq == 0:
             return
         fault = None
@@ -185,8 +195,8 @@ class AuditLog:
             fault = str(error)
         else:
             if noted["seq"] > self.seq:
-                fault = f"{_gap(self.seq, noted['seq'] + 1)} at the end"
-            elif noted["seq"] and _mac_of(files, noted["seq"]) != noted["mac"]:
+                fault = f"{gap(self.seq, noted['seq'] + 1)} at the end"
+            elif noted["seq"] and mac_of(files, noted["seq"]) != noted["mac"]:
                 fault = f"line {noted['seq']} is not the one that {HEAD_FILE} names"
         if fault is not None:
             raise AuditError(
@@ -196,7 +206,7 @@ class AuditLog:
 
     def _note_head(self, seq: int, mac: str) -> None:
         temporary = self.folder / f".{HEAD_FILE}.{secrets.token_hex(4)}"
-        noted = {"seq": seq, "mac": mac, "sum": _head_sum(self._keys, seq, mac)}
+        noted = {"seq": seq, "mac": mac, "sum": head_sum(self._keys, seq, mac)}
         try:
             with temporary.open("w") as file:
                 file.write(json.dumps(noted) + "\n")
@@ -207,159 +217,12 @@ class AuditLog:
             temporary.unlink(missing_ok=True)
 
 
-def verify(
-    folder: Path, key_file: Path | None = None, known: dict[str, Any] | None = None
-) -> Iterator[str]:
-    """Every fault of a log, one line for a person each; none means that it holds together.
-
-    known: a head that was noted earlier, `{"seq", "mac"}`: that line must still be there. A server
-    may be writing. Raises AuditError when there is no log, or no key, to verify.
-    """
-    if not _files(folder):
-        raise AuditError(f"{folder}: no audit-*.jsonl in it")
-    keys = read_keys(key_file or folder / KEY_FILE)
-    heads: list[dict[str, Any]] = [known] if known is not None else []
-    try:
-        # Before the lines: those that are written meanwhile lie behind it.
-        heads.append(head(folder, keys))
-    except AuditError as error:
-        yield str(error)
-    seq, mac = 0, START
-    for path in _files(folder):
-        for number, raw in enumerate(_lines(path), 1):
-            where = f"{path.name}:{number}"
-            try:
-                line = _parsed(raw, path)
-                found, stated = int(line["seq"]), str(line["mac"])
-            except (AuditError, KeyError, TypeError, ValueError, OverflowError):
-                yield f"{where}: not a line of an audit log"
-                seq, mac = seq + 1, ""
-                continue
-            if not hmac.compare_digest(_mac(keys.line, line), stated) or _written(line) != raw:
-                yield f"{where}: line {found} was altered"
-            elif found != seq + 1:
-                yield f"{where}: {_gap(seq, found)}"
-            elif mac and not hmac.compare_digest(str(line.get("prev")), mac):
-                yield f"{where}: line {found} does not follow the one before it"
-            seq, mac = found, stated
-            for noted in heads:
-                if noted["seq"] == found and noted["mac"] != stated:
-                    yield f"{where}: line {found} is not the one that was noted"
-    for noted in heads:
-        if noted["seq"] > seq:
-            yield f"{_gap(seq, noted['seq'] + 1)} at the end"
-
-
-@dataclass(frozen=True)
-class Keys:
-    """What each part of a log is signed with."""
-
-    line: bytes
-    content: bytes
-    head: bytes
-
-
-def head(folder: Path, keys: Keys | None = None) -> dict[str, Any]:
-    """`read_head` of a log."""
-    return read_head(folder / HEAD_FILE, keys)
-
-
-def read_head(path: Path, keys: Keys | None = None) -> dict[str, Any]:
-    """`seq` and `mac` of the last line, as noted; with `keys`, that it was noted by us.
-
-    Raises AuditError.
-    """
-    try:
-        raw = json.loads(path.read_text())
-        seq, mac, noted = int(raw["seq"]), str(raw["mac"]), str(raw["sum"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise AuditError(f"{path}: cannot be read: {error}") from None
-    if keys is not None and not hmac.compare_digest(_head_sum(keys, seq, mac), noted):
-        raise AuditError(f"{path}: was altered")
-    return {"seq": seq, "mac": mac}
-
-
-def read_keys(path: Path, create: bool = False) -> Keys:
-    """The keys of a log, from 32 bytes as hex in a file of ours alone. Raises AuditError."""
-    try:
-        if create and not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-        key = bytes.fromhex(path.read_text().strip())
-    except (OSError, ValueError) as error:
-        raise AuditError(f"{path}: no key of an audit log: {error}") from None
-    if len(key) != 32:
-        raise AuditError(f"{path}: no key of an audit log: {len(key)} bytes, not 32")
-    parts = ("line", "content", "head")
-    labels = (f"proguard-edge audit: {part}".encode() for part in parts)
-    return Keys(*(hmac.new(key, label, hashlib.sha256).digest() for label in labels))
-
-
-def _head_sum(keys: Keys, seq: int, mac: str) -> str:
-    return hmac.new(keys.head, f"{seq} {mac}".encode(), hashlib.sha256).hexdigest()
-
-
-def _mac_of(files: list[Path], seq: int) -> str | None:
-    """The mac of the line of that number, looked for from the end."""
-    for path in reversed(files):
-        for raw in _lines(path):
-            line = _parsed(raw, path)
-            if line.get("seq") == seq:
-                return str(line.get("mac"))
-    return None
-
-
-def _written(line: dict[str, Any]) -> bytes:
-    """The one way in which a line is written."""
-    return json.dumps(line, ensure_ascii=True).encode() + b"\n"
-
-
-def _gap(seq: int, found: int) -> str:
-    if found <= seq:
-        return f"line {found} stands behind line {seq}"
-    missing = f"line {seq + 1} is" if found == seq + 2 else f"lines {seq + 1} to {found - 1} are"
-    return f"{missing} missing"
-
-
-def _mac(key: bytes, line: dict[str, Any]) -> str:
-    content = {name: value for name, value in line.items() if name != "mac"}
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
-
-
-def _parsed(raw: bytes, path: Path) -> dict[str, Any]:
-    try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):
-        line = None
-    if not isinstance(line, dict):
-        raise AuditError(f"{path}: holds a line that is not of an audit log")
-    return line
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise AuditError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
 def _whole(file: IO[bytes]) -> int:
     """Bytes up to the end of the last whole line."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - (1 << 20)))
     tail = file.read()
     return size - (len(tail) - (tail.rfind(b"\n") + 1))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("audit-*.jsonl"), key=_number)
-
-
-def _number(path: Path) -> int:
-    digits = path.stem.removeprefix("audit-")
-    return int(digits) if digits.isdecimal() else 0
 
 
 def _lock(folder: Path) -> IO[bytes]:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from proguard_edge.cli import main
 from proguard_edge.errors import AuditError
-from proguard_edge.serve.audit import AuditLog, head, verify
+from proguard_edge.serve.audit import AuditLog
+from proguard_edge.serve.audit_chain import head
+from proguard_edge.serve.audit_verify import verify
 
 
 def written(folder: Path, lines: int = 5, **options: int) -> Path:
@@ -79,7 +81,9 @@ def test_a_log_written_anew_without_the_key_is_found(tmp_path: Path) -> None:
     assert len(list(verify(folder))) >= 5
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_changed_byte_is_found(tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / "audit"

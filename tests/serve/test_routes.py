@@ -23,7 +23,7 @@ from stubs import DIGEST
 
 from proguard_edge.policy import Policy
 from proguard_edge.serve import openai_names
-from proguard_edge.serve.audit import verify
+from proguard_edge.serve.audit_verify import verify
 from proguard_edge.serve.keys import digest, new_key, read_keys
 
 NDJSON = {"content-type": "application/x-ndjson"}
