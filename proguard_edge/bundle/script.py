@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from proguard_edge.bundle.install import Installed, current, install, rollback, versions
-from proguard_edge.bundle.verify import verify
+from proguard_edge.bundle.verify import Manifest, verify
 from proguard_edge.errors import InputError, ProGuardEdgeError
 
 
@@ -69,11 +69,14 @@ def key_of(path: Path | None) -> str | None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    manifest = verify(options.bundle, key_of(options.public_key))
-    signed = "unsigned" if options.unsigned else "signed by this key"
-    print(
+    print(verified(verify(options.bundle, key_of(options.public_key)), options.unsigned))
+
+
+def verified(manifest: Manifest, unsigned: bool) -> str:
+    """What is said of a bundle in which every byte was checked."""
+    return (
         f"{manifest.name}, release {manifest.release}: {len(manifest.files)} files, every byte as "
-        f"listed, {signed}"
+        f"listed, {'unsigned' if unsigned else 'signed by this key'}"
     )
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from proguard_edge.cli.exit import handle_errors
 from proguard_edge.cli.options import FILE
 from proguard_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from proguard_edge.bundle.verify import Report
 
 NEEDS = "needs {}: pip install 'proguard-edge[bundle]'"
 
@@ -119,6 +124,7 @@ def verify(file: Path, public_key: Path | None, unsigned: bool, as_json: bool) -
     """Check every byte of a bundle. Exit code 0: as it was signed. 3: not."""
     import json
 
+    from proguard_edge.bundle.script import verified
     from proguard_edge.bundle.verify import verify as check
 
     key = _key(public_key, unsigned)
@@ -127,10 +133,7 @@ def verify(file: Path, public_key: Path | None, unsigned: bool, as_json: bool) -
     if as_json:
         click.echo(json.dumps(manifest.fields))
         return
-    click.echo(
-        f"{manifest.name}, release {manifest.release}: {len(manifest.files)} files, every byte as "
-        f"listed, {'unsigned' if unsigned else 'signed by this key'}"
-    )
+    click.echo(verified(manifest, unsigned))
 
 
 @bundle.command()
@@ -200,20 +203,15 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _progress(file: Path) -> Any:
+@contextmanager
+def _progress(file: Path) -> Iterator[Report]:
     """A bar over the bytes of a bundle; gives the function that it is told by."""
-    from contextlib import contextmanager
-
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     from proguard_edge.bundle.archive import size_of
 
-    @contextmanager
-    def shown() -> Any:
-        columns = (TextColumn("checking"), BarColumn(), DownloadColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("", total=size_of(file))
-            yield lambda _path, count: progress.advance(task, count)
-
-    return shown()
+    columns = (TextColumn("checking"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=size_of(file))
+        yield lambda _path, count: progress.advance(task, count)

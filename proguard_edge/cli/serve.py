@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,6 +105,7 @@ def _settings(
     from proguard_edge.serve.pool import Limits
     from proguard_edge.serve.settings import Settings
     from proguard_edge.serve.workers import GuardSpec
+    from proguard_edge.system import cores
 
     if host not in LOOPBACK and api_keys is None and not no_auth:
         raise click.UsageError(
@@ -115,7 +115,7 @@ def _settings(
     named = _policies(policies)
     if workers > 1 and not loading["threads"]:
         # Each engine would take all cores, and they would wait for one another.
-        loading["threads"] = max(1, (os.cpu_count() or 1) // workers)
+        loading["threads"] = max(1, cores() // workers)
     checked = tuple(filter(None, (own, *named.values())))
     return Settings(
         guard=GuardSpec(**loading, policies=checked),

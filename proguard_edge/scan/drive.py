@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from proguard_edge import system
 from proguard_edge.errors import EngineError
 from proguard_edge.scan.pool import divide, judge_shards, nodes_of, ray_at
 from proguard_edge.scan.run import GiveUp, Scan
@@ -50,10 +50,10 @@ def judge_rest(
     if not scan.todo:
         return Run()
     begin, log = monotonic(), scan.store.folder / "ray.log"
-    cores = max(cores_here(), (workers or 1) * (task.threads or 1))
+    cores = max(system.cores(), (workers or 1) * (task.threads or 1))
     with ray_at(address, cores, log) as ray:
         nodes, memory = nodes_of(ray)
-        nodes = nodes if address else [cores_here()]
+        nodes = nodes if address else [system.cores()]
         if address and task.threads > max(nodes):
             raise EngineError(f"no node has {task.threads} cores: give fewer --threads")
         most = memory // (WORKER_BYTES + 2 * _bytes_of(task))
@@ -73,13 +73,6 @@ def judge_rest(
     if not scan.missing:
         log.unlink(missing_ok=True)
     return Run(scan.tally.rows - scan.found_rows, monotonic() - begin, workers, threads)
-
-
-def cores_here() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _bytes_of(task: Task) -> int:

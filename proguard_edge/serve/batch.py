@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
 from proguard_edge.errors import (
-    AuditError,
     BusyError,
     InputError,
     LimitError,
@@ -27,7 +26,7 @@ from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
 from proguard_edge.serve import failures
-from proguard_edge.serve.bodies import Strict, VerdictRequest
+from proguard_edge.serve.bodies import VerdictRequest
 from proguard_edge.serve.content import request_of
 from proguard_edge.serve.http import ERRORS, caller_of, moderator_of
 from proguard_edge.serve.lines import Lines
@@ -43,7 +42,7 @@ ACCEPTED = (NDJSON, "application/ndjson", "application/jsonl", "application/json
 router = APIRouter()
 
 
-class Row(VerdictRequest, Strict):
+class Row(VerdictRequest):
     """A line: a verdict's request with a name of its own."""
 
     id: str | int | None = None
@@ -136,12 +135,7 @@ async def _answer(
         name = row.id if row.id is not None else name
         request, policy = request_of(row), chosen_policy(moderator, row)
     except ProGuardEdgeError as error:
-        # The moderator counts and notes what reaches it.
-        try:
-            moderator.failed(error, caller)
-        except AuditError as worse:
-            error = worse
-        return {"id": name, **failures.content(error)}
+        return {"id": name, **failures.content(moderator.refuse(error, caller))}
     try:
         verdict = await _judge(moderator, caller, request, policy, row.mode)
     except ProGuardEdgeError as error:

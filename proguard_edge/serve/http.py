@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from proguard_edge.errors import AuditError, ProGuardEdgeError, ServiceError
+from proguard_edge.errors import ProGuardEdgeError, ServiceError
 from proguard_edge.serve import failures
 from proguard_edge.serve.bodies import ErrorBody
 from proguard_edge.serve.moderator import Caller, Moderator
@@ -68,8 +68,5 @@ async def _gone(http: HttpRequest) -> None:
 
 def refused(http: HttpRequest, error: ProGuardEdgeError, param: str | None = None) -> JSONResponse:
     """The answer to content that never reached the moderator, which counts and notes it."""
-    try:
-        moderator_of(http).failed(error, caller_of(http))
-    except AuditError as worse:
-        return failures.answer(worse)
-    return failures.answer(error, param)
+    found = moderator_of(http).refuse(error, caller_of(http))
+    return failures.answer(found, param if found is error else None)

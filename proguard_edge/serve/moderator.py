@@ -15,7 +15,6 @@ from proguard_edge.child import Child, Make
 from proguard_edge.errors import (
     AuditError,
     BusyError,
-    DeadlineError,
     ImageError,
     PolicyError,
     ProGuardEdgeError,
@@ -170,19 +169,23 @@ class Moderator:
             named = entry or {"event": "error", "request": caller.request_id, "key": caller.key}
             self._note({**named, "error": kind})
 
-    async def _answer(self, job: Job, bulk: bool) -> Answer:
-        seconds = self.settings.limits.deadline_s
+    def refuse(self, error: ProGuardEdgeError, caller: Caller) -> ProGuardEdgeError:
+        """`failed` for content that never came to `judge`; the error to answer with."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._try_images(job.request, bulk)
-                return await self.pool.submit(job, bulk=bulk)
-        except TimeoutError:
-            raise DeadlineError(f"no verdict within {seconds:g} s") from None
+            self.failed(error, caller)
+        except AuditError as worse:
+            return worse
+        return error
 
-    async def _try_images(self, request: Request, bulk: bool) -> None:
+    async def _answer(self, job: Job, bulk: bool) -> Answer:
+        until = asyncio.get_running_loop().time() + self.settings.limits.deadline_s
+        await self._try_images(job.request, bulk, until)
+        return await self.pool.submit(job, bulk=bulk, until=until)
+
+    async def _try_images(self, request: Request, bulk: bool, until: float) -> None:
         for number, image in enumerate(request.images, 1):
             try:
-                await self._decoders.submit(image, bulk=bulk)
+                await self._decoders.submit(image, bulk=bulk, until=until)
             except StartingError:
                 raise
             except WorkerError as error:

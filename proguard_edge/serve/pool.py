@@ -94,7 +94,7 @@ class Pool:
         return self.facts
 
     async def stop(self) -> None:
-        """End the workers. Whoever still waits gets a WorkerError."""
+        """End the workers. Whoever still waits gets a ServiceError."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,9 +117,12 @@ class Pool:
         """How long a message admitted now would wait, going by the recent ones."""
         return self._ahead * (self._service_s or 0.0) / max(1, self.ready)
 
-    async def submit(self, message: Any, *, bulk: bool = False) -> Answer:
+    async def submit(
+        self, message: Any, *, bulk: bool = False, until: float | None = None
+    ) -> Answer:
         """A worker's answer. Raises BusyError, DeadlineError, WorkerError, and what it raised.
 
+        until: the loop's time by which it must be here; None = `deadline_s` from now.
         A caller that is cancelled takes its message along, where no worker has begun it.
         """
         self._admit(bulk)
@@ -128,8 +131,10 @@ class Pool:
         async with self._wake:
             lane.append(job)
             self._wake.notify()
+        if until is None:
+            until = asyncio.get_running_loop().time() + self.limits.deadline_s
         try:
-            async with asyncio.timeout(self.limits.deadline_s):
+            async with asyncio.timeout_at(until):
                 return await job.answer
         except TimeoutError:
             raise DeadlineError(

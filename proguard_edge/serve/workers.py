@@ -15,6 +15,7 @@ from proguard_edge.errors import ArtifactError, InputError
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode
 from proguard_edge.request import Request
+from proguard_edge.system import own_memory
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,10 @@ def make_decoder(spec: DecoderSpec) -> tuple[Handler, None]:
 
 
 def _limit_memory(more: int) -> None:
-    own = Path("/proc/self/statm")
-    if not own.exists():  # not Linux: the decoder's time limit and its own process remain
+    held = own_memory("VmSize")
+    if held is None:  # not Linux: the decoder's time limit and its own process remain
         return
     import resource
 
-    pages = int(own.read_text().split()[0])
-    limit = pages * resource.getpagesize() + more
+    limit = held + more
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
