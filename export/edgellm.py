@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from proguard_edge.artifact import Artifact
+from proguard_edge.environments import interpreter, make_it
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.checkpoint import Checkpoint, read_json
 from proguard_edge.export.edgellm_layout import unpack
@@ -61,14 +61,14 @@ def export_edgellm(
     """Write the artifact folder `out`, whole or not at all; ONNX lies under `edgellm/`.
 
     gptq: a GPTQ folder of `checkpoint`. python: the interpreter that has tensorrt-edgellm, else
-    that of PROGUARD_EDGE_EDGELLM_PYTHON, else this one. Every matrix of the graph is unpacked and
-    compared with GPTQ's. Raises ArtifactError or PolicyError.
+    that of PROGUARD_EDGE_EDGELLM_PYTHON, else that of `env create edgellm`, else this one. Every
+    matrix of the graph is unpacked and compared with GPTQ's. Raises ArtifactError or PolicyError.
     """
     need("onnx_ir")
     source, integers = Checkpoint(checkpoint), GptqCheckpoint(gptq)
     check_shapes(integers)
-    interpreter = python or os.environ.get(PYTHON) or sys.executable
-    check_python(interpreter)
+    python = interpreter("edgellm", python, PYTHON)
+    check_python(python)
     with staged(out, force) as folder:
         report("tokenizer, policy, template")
         write_common(folder, source, contents)
@@ -76,13 +76,13 @@ def export_edgellm(
         target.mkdir()
         half_copy(gptq, target / "gptq")
         report("NVIDIA's exporter")
-        _run(interpreter, target / "gptq", target, contents.vision)
+        _run(python, target / "gptq", target, contents.vision)
         count = check_graph(target / LLM, integers)
         report(f"{count} matrices of the graph hold the integers of {gptq.name}")
         longest = contents.limits.get("window_tokens", 512) + 4096
         build = BUILD.format(version=EDGELLM, longest=longest, capacity=longest + 1024)
         (target / "build.sh").write_text(build, encoding="utf-8")
-        _build(interpreter, target, report)
+        _build(python, target, report)
         finish(folder, source, contents, engine="edgellm", precision="int4")
     return Artifact.open(out)
 
@@ -159,12 +159,8 @@ def check_python(python: str) -> None:
 
 
 def install_command() -> str:
-    """The one command that makes the environment, and how to use it."""
-    file = Path(__file__).parent / "requirements-edgellm.txt"
-    return (
-        f"python -m venv .venv-edgellm && .venv-edgellm/bin/pip install -r {file}, "
-        f"then set {PYTHON}=.venv-edgellm/bin/python"
-    )
+    """The one line that makes the environment, where the recipe then finds it."""
+    return f"{make_it('edgellm')}, or set {PYTHON} to an interpreter that has it"
 
 
 def _run(python: str, model: Path, out: Path, vision: bool) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
+from proguard_edge.environments import make_it
 from proguard_edge.errors import ArtifactError
+from proguard_edge.stages import ALL
 
 
 def need(*modules: str, extra: str = "export") -> None:
     """Raises ArtifactError, naming the one command to run, when a module is not installed."""
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        install = f"pip install 'proguard-edge[{extra}]'"
+        stage = next((stage.name for stage in ALL if extra in stage.extras), None)
+        made = f"{make_it(stage)}, or " if stage else ""
+        install = f"{made}pip install 'proguard-edge[{extra}]'"
         raise ArtifactError(f"{', '.join(missing)} not installed: {install}")
 
 
@@ -48,9 +51,3 @@ def version_in(python: str, package: str, probe: str, timeout: float = 120) -> s
 def has_module(name: str) -> str:
     """A probe for `version_in`: that a module can be found, without importing it."""
     return f"from importlib.util import find_spec; find_spec({name!r}) or exit({name!r})"
-
-
-def own_requirement() -> str:
-    """What pip is given to install this package: its folder, or its name once it is installed."""
-    here = Path(__file__).parents[1]
-    return f"-e {here}" if (here / "pyproject.toml").is_file() else "proguard-edge"

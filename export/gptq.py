@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +18,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from proguard_edge.environments import interpreter, make_it
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.checkpoint import Checkpoint, copy_companions, read_json
-from proguard_edge.export.extras import has_module, own_requirement, version_in
+from proguard_edge.export.extras import has_module, version_in
 from proguard_edge.export.folder import staged
 from proguard_edge.export.gptq_layout import RECORD, GptqCheckpoint
 from proguard_edge.export.gptq_onnx import LARGEST_ERROR, relative_error
@@ -62,7 +62,8 @@ def quantize_gptq(
 
     samples: as in the runtime, so that what is calibrated is what will be read; neither the
     vision tower nor the output head is rounded. python: the interpreter that has gptqmodel, else
-    that of the environment variable PROGUARD_EDGE_GPTQ_PYTHON, else this one.
+    that of the environment variable PROGUARD_EDGE_GPTQ_PYTHON, else that of `env create gptq`,
+    else this one.
     Raises ArtifactError: no environment (the message names the command that makes it), no samples,
     groups that do not divide a matrix, a run that failed, or weights that lie too far away.
     """
@@ -70,14 +71,14 @@ def quantize_gptq(
     check_groups(checkpoint, group_size)
     if not samples:
         raise ArtifactError("GPTQ needs calibration samples; none were given")
-    interpreter = python or os.environ.get(PYTHON) or sys.executable
-    check_python(interpreter)
+    python = interpreter("gptq", python, PYTHON)
+    check_python(python)
     with staged(out, force=False) as folder:
         with TemporaryDirectory(dir=out.absolute().parent, prefix=".gptq.") as scratch:
             work = Path(scratch)
             digest = write_samples(samples, work / "samples.npz")
             report(f"GPTQ on {len(samples)} samples, groups of {group_size}")
-            _run(interpreter, source, work, folder, group_size, report)
+            _run(python, source, work, folder, group_size, report)
             versions = read_json(work / "versions.json")
         copy_companions(checkpoint, folder)
         record = {
@@ -182,12 +183,8 @@ def check_python(python: str) -> None:
 
 
 def install_command() -> str:
-    """The one command that makes the environment, and how to use it."""
-    file = Path(__file__).parent / "requirements-gptq.txt"
-    return (
-        f"python -m venv .venv-gptq && .venv-gptq/bin/pip install -r {file} {own_requirement()}, "
-        f"then set {PYTHON}=.venv-gptq/bin/python"
-    )
+    """The one line that makes the environment, where the recipes then find it."""
+    return f"{make_it('gptq')}, or set {PYTHON} to an interpreter that has it"
 
 
 def environment(base: Mapping[str, str]) -> dict[str, str]:

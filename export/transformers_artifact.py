@@ -1,7 +1,7 @@
 """Checkpoint to an artifact for transformers: the weights as they are, or those of GPTQ.
 
 transformers reads a GPTQ folder with optimum and gptqmodel, which live in the environment of
-`requirements-gptq.txt`; vLLM reads the folder `hf/` without them.
+`requirements/gptq.txt`; vLLM reads the folder `hf/` without them.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ COMMANDS = {
         "Look at an artifact, or verify its bytes.",
     ),
     "bundle": ("proguard_edge.cli.bundle:bundle", "Carry it all across an air gap, signed."),
+    "env": ("proguard_edge.cli.env:env", "Environments of stages, pinned by hashes."),
     "doctor": (
         "proguard_edge.cli.doctor:doctor",
         "Whether this machine is fit to judge, and what to do.",
@@ -35,6 +36,16 @@ COMMANDS = {
     "bench": ("proguard_edge.cli.bench:bench", "Time verdicts on this machine."),
     "eval": ("proguard_edge.cli.evaluate:evaluate", "Accuracy on labelled rows."),
     "train": ("proguard_edge.cli.train:train", "Make or improve a checkpoint."),
+}
+
+# Commands of stages that may live in an environment of their own.
+STAGE_OF = {
+    "scan": "scan",
+    "serve": "serve",
+    "export": "export",
+    "bench": "bench",
+    "eval": "bench",
+    "train": "train",
 }
 
 
@@ -50,6 +61,15 @@ class LazyGroup(click.Group):
         module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in STAGE_OF:
+            from proguard_edge.cli.elsewhere import go_where_it_runs
+
+            go_where_it_runs(STAGE_OF[args[0]], args)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -86,7 +86,7 @@ train.add_command(distil)
 @click.option(
     "--python",
     envvar="PROGUARD_EDGE_VERL_PYTHON",
-    help="The interpreter of the environment with verl.  [default: this one]",
+    help="Interpreter with verl.  [default: that of `env create grpo`, else this one]",
 )
 @click.option("--set", "extra", multiple=True, metavar="KEY=VALUE", help="An override for verl.")
 @click.option("--dry-run", is_flag=True, help="Print the command for verl and do nothing.")
@@ -160,9 +160,9 @@ def _run(
     python: str | None,
     **choices: Any,
 ) -> Run:
+    from proguard_edge.environments import interpreter
     from proguard_edge.train.verl.launch import Run
     from proguard_edge.train.verl.overrides import Profile
-    from proguard_edge.train.verl.stage import default_python
 
     loaded = Profile.load(profile)
     most = int(loaded.value("data.max_prompt_length", extra))
@@ -172,7 +172,7 @@ def _run(
         prompting=prompting,
         reasoning=reasoning,
         extra=extra,
-        python=python or default_python(),
+        python=interpreter("grpo", python),
         **choices,
     )
 

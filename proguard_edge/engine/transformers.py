@@ -163,8 +163,8 @@ def _check_gptq(config: Path) -> None:
     missing = [name for name in ("optimum", "gptqmodel") if find_spec(name) is None]
     if settings.get("quant_method") == "gptq" and missing:
         raise EngineError(
-            f"weights of GPTQ need {' and '.join(missing)}: use the environment of "
-            "export/requirements-gptq.txt, or an artifact for onnx with the same integers"
+            f"weights of GPTQ need {' and '.join(missing)}, which `proguard-edge env create gptq` "
+            "brings; an artifact for onnx with the same integers needs neither"
         )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from proguard_edge.environments import make_it
 from proguard_edge.errors import TrainingError
-from proguard_edge.export.extras import has_module, own_requirement, version_in
+from proguard_edge.export.extras import has_module, version_in
 
 VERL = "0.9.1"
 PLUGIN = "proguard_edge.train.verl.plugin"
@@ -17,7 +17,7 @@ PLUGIN = "proguard_edge.train.verl.plugin"
 def check_python(python: str, device: str) -> None:
     """Raises TrainingError, naming the fix, unless `python` has verl, this package and the pins.
 
-    device: "cpu" or "cuda", which decides the requirements file that is named.
+    device: "cpu" or "cuda", which decides the environment that is named.
     """
     try:
         version = version_in(python, "verl", has_module(PLUGIN))
@@ -32,12 +32,8 @@ def check_python(python: str, device: str) -> None:
 
 
 def install_command(device: str) -> str:
-    """The one command that makes the environment, and how to use it."""
-    file = Path(__file__).parent / f"requirements-{'cpu' if device == 'cpu' else 'gpu'}.txt"
-    return (
-        f"python -m venv .venv-verl && .venv-verl/bin/pip install -r {file} {own_requirement()}, "
-        "then --python .venv-verl/bin/python"
-    )
+    """The one line that makes the environment, where `train grpo` then finds it."""
+    return f"{make_it('grpo', 'cpu' if device == 'cpu' else 'cuda13')}, or give --python"
 
 
 def environment(device: str, metrics: Path | str, base: Mapping[str, str]) -> dict[str, str]:
@@ -62,8 +58,3 @@ def environment(device: str, metrics: Path | str, base: Mapping[str, str]) -> di
         # Ray compares it with the one share of "GPU" that verl's placement is declared with.
         base = {name: value for name, value in base.items() if name != "CUDA_VISIBLE_DEVICES"}
     return {**base, **found}
-
-
-def default_python() -> str:
-    """The interpreter that runs this command."""
-    return sys.executable

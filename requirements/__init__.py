@@ -1,0 +1,10 @@
+"""What each stage needs, pinned with hashes: `STAGE.txt` for a CPU, `cuda13/STAGE.txt` for CUDA 13.
+
+`STAGE.in` holds direct needs of stages whose pins conflict with those of pyproject.toml's extras.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LOCKS = Path(__file__).parent
