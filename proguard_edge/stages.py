@@ -18,7 +18,7 @@ class Stage:
     """extras: of pyproject.toml, that its lock is made from. modules: present where the stage can
     run. apart: not in one environment with the others. targets: that there is a lock for.
     any_python: the lock is for 3.11 to 3.13 on every machine, else for Python 3.11 on x86_64.
-    own: proguard-edge is installed beside it."""
+    own: proguard-edge is installed beside it. built: packages that come as sources alone."""
 
     name: str
     about: str
@@ -28,6 +28,12 @@ class Stage:
     targets: tuple[str, ...] = ("cpu",)
     any_python: bool = True
     own: bool = True
+    built: tuple[str, ...] = ()
+
+    def lock(self, target: str) -> str:
+        """Path of its lock file in a folder of lock files."""
+        common = target == "cpu" or self.any_python
+        return f"{self.name}.txt" if common else f"{target}/{self.name}.txt"
 
     def is_here(self) -> bool:
         """Whether this interpreter has its packages; nothing is imported."""
@@ -74,6 +80,7 @@ ALL = (
         apart=True,
         targets=BOTH,
         any_python=False,
+        built=("defuser", "device-smi", "gptqmodel", "logbar", "pypcre", "tokenicer"),
     ),
     Stage(
         "edgellm",
@@ -90,6 +97,7 @@ ALL = (
         apart=True,
         targets=BOTH,
         any_python=False,
+        built=("antlr4-python3-runtime", "flash-attn"),
     ),
 )
 STAGES = {stage.name: stage for stage in ALL}

@@ -53,8 +53,6 @@ def main() -> None:
 
 
 def _lock(stage: Stage, target: str, work: Path, shared: Path, more: list[str]) -> None:
-    folder = HERE if target == "cpu" else HERE / target
-    folder.mkdir(exist_ok=True)
     command = list(more)
     if target == "cpu" and not stage.any_python:
         command += ["--override", str(work / "torch.txt")]
@@ -70,7 +68,8 @@ def _lock(stage: Stage, target: str, work: Path, shared: Path, more: list[str]) 
         command += ["--python-platform", PLATFORMS.get(stage.name, PLATFORM)]
     sources = [PROJECT] if stage.own else []
     sources += [path for path in (_direct(stage, target),) if path is not None]
-    out = folder / f"{stage.name}.txt"
+    out = HERE / stage.lock(target)
+    out.parent.mkdir(exist_ok=True)
     _compile([*command, "--generate-hashes"], stage.extras, sources, out)
     packages = sum(bool(re.match(r"[a-z0-9].*==", line)) for line in out.read_text().splitlines())
     print(f"{packages:>4}  {out.relative_to(HERE.parent)}")

@@ -81,10 +81,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _line: None) -> Envir
 def _lock(plan: Plan, stage: Stage) -> Path:
     if stage.name != plan.stage and (stage.apart or STAGES[plan.stage].apart):
         raise InputError(f"{stage.name} and {plan.stage} cannot be in one environment")
-    folder = plan.locks
-    if plan.target != "cpu" and not stage.any_python:
-        folder = folder / plan.target
-    lock = folder / f"{stage.name}.txt"
+    lock = plan.locks / stage.lock(plan.target)
     if not lock.is_file():
         raise InputError(f"{lock}: there is no lock file of {stage.name} for {plan.target}")
     return lock

@@ -11,11 +11,7 @@ import pytest
 from proguard_edge.requirements import LOCKS
 from proguard_edge.stages import ALL
 
-FILES = [
-    (stage, target, (LOCKS if target == "cpu" else LOCKS / target) / f"{stage.name}.txt")
-    for stage in ALL
-    for target in stage.targets
-]
+FILES = [(stage, target, LOCKS / stage.lock(target)) for stage in ALL for target in stage.targets]
 
 
 def pins(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Real runs of gptqmodel, in the environment that PROGUARD_EDGE_GPTQ_PYTHON names."""
+"""Real runs of gptqmodel, in the environment that PROGUARD_EDGE_GPTQ_PYTHON or `env create gptq` names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import copy
 import json
 import os
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from gptq_folders import make_samples
 
+from proguard_edge.environments import interpreter
 from proguard_edge.export import gptq as stage
 from proguard_edge.export.gptq import PYTHON, environment, quantize_gptq
 from proguard_edge.export.gptq_layout import GptqCheckpoint
@@ -21,9 +23,10 @@ from proguard_edge.export.transformers_artifact import export_transformers
 from proguard_edge.export.trtllm import convert_trtllm
 
 GROUP = 64
+GPTQ = interpreter("gptq", None, PYTHON)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get(PYTHON), reason=f"{PYTHON} is not set"),
+    pytest.mark.skipif(GPTQ == sys.executable, reason=f"no {PYTHON}, no `env create gptq`"),
 ]
 
 
@@ -66,7 +69,7 @@ def test_gptqmodel_makes_integers_that_every_format_holds_and_its_own_forward_us
     convert_trtllm(out, tmp_path / "trtllm")
 
     done = subprocess.run(
-        [os.environ[PYTHON], "-c", FORWARD, str(out), str(tmp_path / "forward.npz")],
+        [GPTQ, "-c", FORWARD, str(out), str(tmp_path / "forward.npz")],
         env=environment(os.environ),
         capture_output=True,
         text=True,
@@ -103,7 +106,7 @@ def test_the_transformers_engine_runs_weights_of_gptq(checkpoint, contents, mode
     np.save(tmp_path / "ids.npy", ids)
     files = [str(tmp_path / name) for name in ("ids.npy", "logits.npy")]
     done = subprocess.run(
-        [os.environ[PYTHON], "-c", ENGINE, str(out), *files],
+        [GPTQ, "-c", ENGINE, str(out), *files],
         env=environment(os.environ),
         capture_output=True,
         text=True,
