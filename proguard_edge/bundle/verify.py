@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from proguard_edge.bundle import archive, signature
+from proguard_edge import signature
+from proguard_edge.bundle import archive
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE, Entry
 from proguard_edge.errors import ArtifactError
 
@@ -77,7 +78,6 @@ def reading(path: Path, public_key: str | None) -> Iterator[tuple[Manifest, IO[b
     """
     with archive.opened(path) as stream:
         raw = archive.head(stream, MANIFEST)
-        digest = hashlib.sha256(raw).hexdigest()
         manifest = Manifest.parse(raw)
         read = _spans(len(raw))
         proof = None
@@ -87,10 +87,7 @@ def reading(path: Path, public_key: str | None) -> Iterator[tuple[Manifest, IO[b
         if public_key is not None:
             if proof is None:
                 raise ArtifactError(f"{SIGNATURE}: the bundle is not signed")
-            try:
-                signature.check(proof, public_key, MANIFEST, digest)
-            except ArtifactError as error:
-                raise ArtifactError(f"{_blamed(error)}: {error}") from None
+            signature.check(proof, public_key, manifest.digest, MANIFEST, SIGNATURE)
         yield manifest, stream, read
 
 
@@ -142,7 +139,3 @@ def changes(old: Path, new: Path) -> dict[str, list[str]]:
 
 def _spans(size: int) -> int:
     return archive.BLOCK + size + -size % archive.BLOCK
-
-
-def _blamed(error: ArtifactError) -> str:
-    return MANIFEST if "after it was signed" in str(error) else SIGNATURE

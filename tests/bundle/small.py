@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from proguard_edge.bundle.create import Plan, _write
-from proguard_edge.bundle.sign import keygen
+from proguard_edge.signing import keygen
 
 FILES: dict[str, Path | bytes] = {
     "artifacts/a/artifact.json": b"{}\n",
