@@ -78,13 +78,18 @@ def envelope(statement: bytes, proof: bytes, pem: str) -> bytes:
 
 
 def read_key(source: Path | str) -> str:
-    """A public key as PEM: `source` itself, or the text of that file. Raises InputError."""
-    if isinstance(source, str) and source.lstrip().startswith("-----BEGIN"):
-        return source
-    try:
-        return Path(source).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read: {error}") from None
+    """A public key as PEM: `source` itself, or the text of that file.
+
+    Raises InputError for a file that cannot be read, ArtifactError for what is no such key.
+    """
+    pem = source
+    if not isinstance(pem, str) or not pem.lstrip().startswith("-----BEGIN"):
+        try:
+            pem = Path(source).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{source}: cannot be read: {error}") from None
+    public_key(pem)
+    return pem
 
 
 def check(raw: bytes, pem: str, digest: str, file: str, signature: str) -> None:
