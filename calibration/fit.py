@@ -141,10 +141,12 @@ def write(
     calibration: Mapping[str, Calibration] | None = None,
     miss_bounds: Mapping[str, list[MissBound]] | None = None,
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Artifact:
     """Write what is given into the manifest; its digest changes, the files do not.
 
-    Raises ArtifactError where the folder cannot be written.
+    say: told where a signature on the old manifest was removed. Raises ArtifactError where the
+    folder cannot be written.
     """
     manifest = Artifact.open(folder).description()
     if calibration is not None:
@@ -157,7 +159,7 @@ def write(
     if thresholds is not None:
         manifest["category_thresholds"] = {part: dict(of) for part, of in thresholds.items()}
     try:
-        return write_artifact(folder, manifest)
+        return write_artifact(folder, manifest, say)
     except OSError as error:
         what = error.strerror or error
         raise ArtifactError(

@@ -153,11 +153,12 @@ class Run:
         reliability.plot(self.before, {} if self.settings.keep_scores else self.after, path)
 
     def write(self) -> Artifact:
-        """Put what was fitted into the manifest."""
+        """Put what was fitted into the manifest; a signature on the old one goes, with a note."""
         settings = self.settings
         return fit.write(
             self.artifact.folder,
             None if settings.keep_scores else self.fitted,
             self.bounds,
             self.thresholds if settings.per_category else None,
+            self.notes.append,
         )

@@ -65,7 +65,7 @@ def run_recipe(
                 measured.write(kept)
                 raise QualityError(f"{recipe.name}: {'; '.join(lines)}; see {kept}")
             quality = measured.record
-        _describe(folder, recipe, records, quality)
+        _describe(folder, recipe, records, quality, report)
     return Done(Artifact.open(out), records, quality)
 
 
@@ -132,6 +132,7 @@ def _describe(
     recipe: Recipe,
     records: dict[str, dict[str, Any]],
     quality: dict[str, Any] | None,
+    report: Report,
 ) -> None:
     """Write recipe and quality into the manifest."""
     manifest = Artifact.open(folder).description()
@@ -143,7 +144,7 @@ def _describe(
         },
     }
     manifest["quality"] = _summary(quality)
-    write_artifact(folder, manifest)
+    write_artifact(folder, manifest, report)
 
 
 def _summary(quality: dict[str, Any] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proguard_edge.answer import FreeNames
-from proguard_edge.artifact import Artifact, check_digests, verify_once
+from proguard_edge.artifact import Artifact, check_digests, check_signature, verify_once
 from proguard_edge.cache import Cache
 from proguard_edge.closing import Closing
 from proguard_edge.engine import Engine, Server, load_engine
@@ -23,6 +23,7 @@ from proguard_edge.pieces import split_request, views_of
 from proguard_edge.policy import Policy
 from proguard_edge.prompt import Mode, PromptEncoder, Template
 from proguard_edge.request import Request
+from proguard_edge.signature import read_key
 from proguard_edge.starter import STARTER
 from proguard_edge.thresholds import Thresholds
 from proguard_edge.verdict import Verdict
@@ -54,6 +55,7 @@ class Guard(Closing):
         *,
         threads: int = 0,
         verify: bool = False,
+        public_key: Path | str | None = None,
         cache: Cache | None = None,
         ocr: bool | None = None,
         image_text_only: bool = False,
@@ -64,15 +66,19 @@ class Guard(Closing):
         """Open an artifact folder; None is the starter that ships with the package.
 
         `verify` reads every byte again; otherwise digests are checked on the first use of these
-        files. `threads`: 0 = all cores. `ocr`: judge text in images as text too; None = if the
-        extra `ocr` is installed. `image_text_only`: judge that text and not the scene, with any
-        artifact that reads text. `max_miss_rate`: call so much "unsafe" that at most this share of
-        unsafe content is missed, as far as the artifact bounds it (see `Artifact.bounded`).
+        files. `public_key`: PEM, or a file of it; the artifact must be signed by this key, which is
+        checked before anything is loaded from it. `threads`: 0 = all cores. `ocr`: judge text in
+        images as text too; None = if the extra `ocr` is installed. `image_text_only`: judge that
+        text and not the scene, with any artifact that reads text. `max_miss_rate`: call so much
+        "unsafe" that at most this share of unsafe content is missed, as far as the artifact bounds
+        it (see `Artifact.bounded`).
         `server`: address of an OpenAI-compatible server with this artifact's weights, for the
         engine "remote"; `served_model`: the model's name there, None = the only one.
-        Raises ArtifactError, EngineError.
+        Raises ArtifactError, EngineError; InputError for a key that cannot be read.
         """
         found = Artifact.open(artifact if artifact is not None else STARTER)
+        if public_key is not None:
+            check_signature(found, read_key(public_key))
         if max_miss_rate is not None:
             found = found.bounded(max_miss_rate)
         eyes = Eyes(found.modalities, ocr, image_text_only, threads)

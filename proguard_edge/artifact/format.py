@@ -2,6 +2,7 @@
 
 `artifact.json` names every file with its size and sha256; the sha256 of `artifact.json` itself is
 the artifact's digest, so it stands for all bytes of the folder. Paths are relative and stay inside.
+`artifact.sig`, where there is one, is a signature on `artifact.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from proguard_edge.errors import ArtifactError
 
 FORMAT = "proguard-edge/1"
-MANIFEST = "artifact.json"
+MANIFEST, SIGNATURE = "artifact.json", "artifact.sig"
 MAX_MANIFEST_BYTES = 4 << 20
 MODALITIES = ("text", "text-image", "image")
 MODES = ("verdict", "reason")
@@ -154,6 +155,8 @@ class Artifact:
         files = {}
         for name, entry in manifest["files"].items():
             files[_inside(name)] = FileEntry(int(entry["size"]), str(entry["sha256"]))
+        if own := sorted({MANIFEST, SIGNATURE} & files.keys()):
+            raise ArtifactError(f"{folder}: the manifest lists {own[0]}, which cannot lie in it")
         for required in ("tokenizer.json", "policy.yaml", "template.jinja"):
             if required not in files:
                 raise ArtifactError(f"{folder}: the manifest does not list {required}")
@@ -226,6 +229,11 @@ class Artifact:
             max_miss_rate=max_miss_rate,
         )
 
+    @property
+    def signed(self) -> bool:
+        """Whether a signature lies beside the manifest; whose it is, `check_signature` tells."""
+        return (self.folder / SIGNATURE).exists()
+
     def description(self) -> dict[str, Any]:
         """The manifest's fields as `write_artifact` takes them, in a new dictionary."""
         return {k: v for k, v in self.manifest.items() if k not in ("format", "files")}
@@ -254,24 +262,6 @@ def _threshold(part: str, name: str, score: Any) -> float:
     if isinstance(score, bool) or not SMALLEST <= float(score) <= 1 - SMALLEST:
         raise ValueError(f"{name} of {part}: a threshold of {score!r}, not between 0 and 1")
     return float(score)
-
-
-def write_artifact(folder: Path, description: dict[str, Any]) -> Artifact:
-    """List every file of `folder` with size and digest, and write `artifact.json`.
-
-    `description` holds the manifest's other fields. The result is read back and returned.
-    """
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != MANIFEST:
-            files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
-    manifest = {"format": FORMAT, **description, "files": files}
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    temporary = folder / (MANIFEST + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
-    return Artifact.open(folder)
 
 
 def file_digest(path: Path) -> str:

@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from proguard_edge.artifact.format import MANIFEST, Artifact, file_digest
+from proguard_edge.artifact.format import MANIFEST, SIGNATURE, Artifact, file_digest
 from proguard_edge.cache import Cache
 from proguard_edge.errors import ArtifactError
 
@@ -17,7 +17,7 @@ def check_sizes(artifact: Artifact) -> None:
     """Raises ArtifactError naming a file that is missing, of another size, or not listed."""
     for name, entry in artifact.files.items():
         path = artifact.folder / name
-        size = _status(path).st_size
+        size = check_regular(path).st_size
         if size != entry.size:
             raise ArtifactError(
                 f"{path}: {size} bytes, the manifest says {entry.size}; copy the artifact again"
@@ -33,7 +33,7 @@ def _check_no_others(artifact: Artifact) -> None:
             # The walk does not follow it, a loader would.
             if path.is_symlink():
                 raise ArtifactError(f"{path}: a link to a folder; copy the artifact as files")
-        elif name not in artifact.files and name != MANIFEST:
+        elif name not in artifact.files and name not in (MANIFEST, SIGNATURE):
             raise ArtifactError(f"{path}: not listed in {MANIFEST}; remove it")
 
 
@@ -66,7 +66,7 @@ def verify_once(artifact: Artifact, cache: Cache) -> None:
     check_sizes(artifact)
     state = [artifact.digest, str(artifact.folder.resolve())]
     for name in artifact.files:
-        status = _status(artifact.folder / name)
+        status = check_regular(artifact.folder / name)
         # The mtime can be set back, the ctime cannot.
         times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
         state.append(f"{name}:{status.st_size}:{times}:{status.st_ino}")
@@ -77,8 +77,8 @@ def verify_once(artifact: Artifact, cache: Cache) -> None:
         cache.write(marker, artifact.digest.encode())
 
 
-def _status(path: Path) -> os.stat_result:
-    """Raises ArtifactError unless it is a regular file: a pipe would never end."""
+def check_regular(path: Path) -> os.stat_result:
+    """What `stat` says. Raises ArtifactError unless it is a regular file: a pipe never ends."""
     try:
         status = path.stat()
     except OSError as error:

@@ -1,5 +1,6 @@
 """Bundles: one signed file that carries everything across an air gap.
 
-`archive` (the file's bytes), `signature`, `verify` and `install` need nothing but Python's standard
-library: they travel beside the bundle as one script, for a machine that has nothing else yet.
+`archive` (the file's bytes), `verify` and `install` need nothing but Python's standard library, and
+so does `proguard_edge.signature`: they travel beside the bundle as one script, for a machine that
+has nothing else yet.
 """

@@ -22,12 +22,14 @@ from typing import Any
 
 from proguard_edge import __version__
 from proguard_edge.artifact import Artifact, check_digests
+from proguard_edge.artifact.format import MANIFEST as ARTIFACT
+from proguard_edge.artifact.format import SIGNATURE as ARTIFACT_SIGNATURE
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE, Writer, safe
 from proguard_edge.bundle.sbom import sbom
-from proguard_edge.bundle.sign import sign
 from proguard_edge.bundle.verify import FORMAT
 from proguard_edge.errors import ArtifactError, InputError
 from proguard_edge.policy import Policy
+from proguard_edge.signing import sign
 
 STAGES = ("runtime", "serve")
 # Wheels that pip may take for a machine, the most general last.
@@ -42,8 +44,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
 SCRIPT_MODULES = (
-    *("__init__.py", "errors.py"),
-    *(f"bundle/{name}.py" for name in ("__init__", "archive", "signature", "verify", "install")),
+    *("__init__.py", "errors.py", "signature.py"),
+    *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "install")),
     "bundle/script.py",
 )
 
@@ -108,7 +110,7 @@ def _write(
     writer = Writer(out, plan.max_part_bytes)
     writer.add(MANIFEST, manifest)
     if private_key is not None:
-        writer.add(SIGNATURE, sign(manifest, private_key))
+        writer.add(SIGNATURE, sign(MANIFEST, manifest, private_key))
     for path in sorted(files):
         writer.add(path, files[path])
     writer.close()
@@ -201,7 +203,8 @@ def _artifacts(folders: Iterable[Path], files: dict[str, Path | bytes]) -> list[
         name = artifact.name
         if not _NAME.fullmatch(name) or any(other.name == name for other in found):
             raise ArtifactError(f"{folder}: {name!r} cannot name a folder, or names another too")
-        for path in ("artifact.json", *artifact.files):
+        own = (ARTIFACT, ARTIFACT_SIGNATURE) if artifact.signed else (ARTIFACT,)
+        for path in (*own, *artifact.files):
             files[f"artifacts/{name}/{path}"] = folder / path
         found.append(artifact)
     return found

@@ -1,6 +1,7 @@
 """Install: a bundle becomes a folder that runs; the one before it stays, and can come back.
 
-    PREFIX/versions/<digest of the manifest, 16 digits>/  venv, artifacts, policies, the manifest
+    PREFIX/versions/<digest of the manifest, 16 digits>/  venv, and what came: artifacts, policies,
+                                                          wheels …, the manifest, its signature
     PREFIX/current → the version in use       PREFIX/previous → the one before it
     PREFIX/bin/proguard-edge                  runs the current one
 
@@ -22,11 +23,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from proguard_edge.bundle.archive import MANIFEST, SIGNATURE
 from proguard_edge.bundle.verify import Manifest, Report, unpack
 from proguard_edge.errors import ArtifactError, InputError
 
 COMPLETE = "complete"
-MANIFEST = "manifest.json"
+VENV = "venv"
 # Seconds for one step: pip, or a first verdict of a large model.
 STEP_S = 3600
 WRAPPER = """#!/bin/sh
@@ -72,6 +74,7 @@ def install(
         _check_machine(manifest)
         _check_release(prefix, manifest, downgrade)
         (fresh / MANIFEST).write_bytes(manifest.raw)
+        _keep_signature(fresh, manifest)
         final = prefix / "versions" / manifest.digest[:16]
         if not (final / COMPLETE).exists():
             # A virtual environment holds its own path: it is made where it stays.
@@ -85,6 +88,8 @@ def install(
             _write(final / COMPLETE, b"")
         else:
             say("it is here already; trying it: a verdict")
+            # Versions that an older release installed lack it.
+            _keep_signature(final, manifest)
             _try(Installed(final, manifest))
         say("putting it in use")
         _use(prefix, final)
@@ -101,30 +106,38 @@ def rollback(prefix: Path) -> Installed:
         if before is None or not (before / COMPLETE).exists():
             raise InputError(f"{prefix}: no version to go back to")
         _use(prefix, before)
-        return _installed(before)
+        return installed_in(before)
 
 
 def current(prefix: Path) -> Installed | None:
     """The version in use."""
     folder = _link(prefix / "current")
-    return None if folder is None else _installed(folder)
+    return None if folder is None else installed_in(folder)
 
 
 def versions(prefix: Path) -> list[Installed]:
     """Every version that was installed to the end, in the order of their releases."""
     folders = (p for p in (prefix / "versions").glob("*") if (p / COMPLETE).exists())
-    return sorted(map(_installed, folders), key=lambda each: each.manifest.release)
+    return sorted(map(installed_in, folders), key=lambda each: each.manifest.release)
 
 
-def _installed(folder: Path) -> Installed:
+def installed_in(folder: Path) -> Installed:
+    """The version in that folder. Raises InputError, ArtifactError for what holds none."""
+    proof = folder / SIGNATURE
     try:
-        return Installed(folder, Manifest.parse((folder / MANIFEST).read_bytes()))
+        signed = proof.read_bytes() if proof.exists() else None
+        return Installed(folder, Manifest.parse((folder / MANIFEST).read_bytes(), signed))
     except OSError as error:
-        raise InputError(f"{folder}: {error.strerror or error}") from None
+        raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
+
+
+def _keep_signature(folder: Path, manifest: Manifest) -> None:
+    if manifest.proof is not None:
+        _write(folder / SIGNATURE, manifest.proof)
 
 
 def _wrapper(prefix: Path) -> bytes:
-    command = shlex.quote(str(prefix / "current" / "venv" / "bin" / "proguard-edge"))
+    command = shlex.quote(str(prefix / "current" / VENV / "bin" / "proguard-edge"))
     return WRAPPER.format(command=command).encode()
 
 
@@ -151,8 +164,8 @@ def _check_release(prefix: Path, manifest: Manifest, downgrade: bool) -> None:
 
 
 def _make_environment(folder: Path, manifest: Manifest) -> None:
-    _run([sys.executable, "-I", "-m", "venv", str(folder / "venv")], "python -m venv")
-    python = folder / "venv" / "bin" / "python"
+    _run([sys.executable, "-I", "-m", "venv", str(folder / VENV)], "python -m venv")
+    python = folder / VENV / "bin" / "python"
     for stage in manifest.stages:
         lock = folder / "requirements" / f"{stage}.txt"
         command = [
@@ -165,7 +178,7 @@ def _make_environment(folder: Path, manifest: Manifest) -> None:
 
 def _try(installed: Installed) -> None:
     """A verdict on a harmless text: what Python leaves with says nothing, 1 is also a traceback."""
-    python = installed.folder / "venv" / "bin" / "python"
+    python = installed.folder / VENV / "bin" / "python"
     command = [str(python), "-I", "-m", "proguard_edge", "moderate", "--json", "--verify"]
     command += ["--text", "How do I bake bread?"]
     if installed.artifact is not None:

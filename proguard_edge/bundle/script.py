@@ -12,7 +12,8 @@ from pathlib import Path
 
 from proguard_edge.bundle.install import Installed, current, install, rollback, versions
 from proguard_edge.bundle.verify import Manifest, verify
-from proguard_edge.errors import InputError, ProGuardEdgeError
+from proguard_edge.errors import ProGuardEdgeError
+from proguard_edge.signature import read_key
 
 
 def main() -> None:
@@ -62,10 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def key_of(path: Path | None) -> str | None:
     """The text of a key file; None where no signature is asked for. Raises InputError."""
-    try:
-        return None if path is None else path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    return None if path is None else read_key(path)
 
 
 def _verify(options: argparse.Namespace) -> None:

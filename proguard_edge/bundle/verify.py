@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from proguard_edge.bundle import archive, signature
+from proguard_edge import signature
+from proguard_edge.bundle import archive
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE, Entry
 from proguard_edge.errors import ArtifactError
 
@@ -23,7 +24,8 @@ class Manifest:
     """What a bundle holds. release: grows with each one that its maker gives out, from 1.
 
     digest: SHA-256 (hex) of the manifest. target: what the wheels are for. python: "3.11".
-    stages: which commands work. artifacts: names. fields: the whole manifest.
+    stages: which commands work. artifacts: names. fields: the whole manifest. proof: the signature
+    that came with it, checked or not.
     """
 
     name: str
@@ -36,9 +38,10 @@ class Manifest:
     files: tuple[Entry, ...]
     fields: dict[str, Any]
     raw: bytes = field(repr=False)
+    proof: bytes | None = field(default=None, repr=False)
 
     @classmethod
-    def parse(cls, raw: bytes) -> Manifest:
+    def parse(cls, raw: bytes, proof: bytes | None = None) -> Manifest:
         """Raises ArtifactError: malformed, of another version, or a path that leads outside."""
         try:
             fields = json.loads(raw)
@@ -58,6 +61,7 @@ class Manifest:
                 files=files,
                 fields=fields,
                 raw=raw,
+                proof=proof,
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ArtifactError(f"{MANIFEST}: malformed, or altered") from None
@@ -68,6 +72,12 @@ class Manifest:
             raise ArtifactError(f"{MANIFEST}: lists a file outside the bundle: {bad[0]!r}")
         return found
 
+    def check_signature(self, public_key: str) -> None:
+        """That it is signed by this key (PEM). Raises ArtifactError that names the file."""
+        if self.proof is None:
+            raise ArtifactError(f"{SIGNATURE}: the bundle is not signed")
+        signature.check(self.proof, public_key, self.digest, MANIFEST, SIGNATURE)
+
 
 @contextmanager
 def reading(path: Path, public_key: str | None) -> Iterator[tuple[Manifest, IO[bytes], int]]:
@@ -77,20 +87,13 @@ def reading(path: Path, public_key: str | None) -> Iterator[tuple[Manifest, IO[b
     """
     with archive.opened(path) as stream:
         raw = archive.head(stream, MANIFEST)
-        digest = hashlib.sha256(raw).hexdigest()
         manifest = Manifest.parse(raw)
         read = _spans(len(raw))
-        proof = None
         if manifest.fields.get("signed") is True:
             proof = archive.head(stream, SIGNATURE)
-            read += _spans(len(proof))
+            manifest, read = replace(manifest, proof=proof), read + _spans(len(proof))
         if public_key is not None:
-            if proof is None:
-                raise ArtifactError(f"{SIGNATURE}: the bundle is not signed")
-            try:
-                signature.check(proof, public_key, MANIFEST, digest)
-            except ArtifactError as error:
-                raise ArtifactError(f"{_blamed(error)}: {error}") from None
+            manifest.check_signature(public_key)
         yield manifest, stream, read
 
 
@@ -142,7 +145,3 @@ def changes(old: Path, new: Path) -> dict[str, list[str]]:
 
 def _spans(size: int) -> int:
     return archive.BLOCK + size + -size % archive.BLOCK
-
-
-def _blamed(error: ArtifactError) -> str:
-    return MANIFEST if "after it was signed" in str(error) else SIGNATURE

@@ -20,7 +20,7 @@ COMMANDS = {
     "policy": ("proguard_edge.cli.policy:policy", "Show, check, import and cut policy files."),
     "artifact": (
         "proguard_edge.cli.artifact:artifact",
-        "Look at an artifact, or verify its bytes.",
+        "Look at an artifact, sign it, or verify its bytes.",
     ),
     "bundle": ("proguard_edge.cli.bundle:bundle", "Carry it all across an air gap, signed."),
     "env": ("proguard_edge.cli.env:env", "Environments of stages, pinned by hashes."),

@@ -1,4 +1,4 @@
-"""`proguard-edge artifact`: what an artifact is, and whether its bytes are the ones it lists."""
+"""`proguard-edge artifact`: what it is, whose it is, and whether its bytes are as listed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from proguard_edge.cli.exit import handle_errors
-from proguard_edge.cli.options import FILE
+from proguard_edge.cli.options import FILE, public_key_option
 
 
 @click.group()
 def artifact() -> None:
-    """Look at an artifact, or verify its bytes. Without FOLDER: the starter."""
+    """Look at an artifact, sign it, or verify its bytes. Without FOLDER: the starter."""
 
 
 @artifact.command()
@@ -39,6 +39,7 @@ def show(folder: Path | None, as_json: bool) -> None:
         "modes": ", ".join(found.modes),
         "languages": ", ".join(found.languages) or "not stated",
         "licence": str(found.manifest.get("licence", "not stated")),
+        "signature": "artifact.sig, not checked here" if found.signed else "none",
         "size": f"{total / 1e6:.1f} MB in {len(found.files)} files",
     }
     for name, value in facts.items():
@@ -50,12 +51,36 @@ def show(folder: Path | None, as_json: bool) -> None:
 @artifact.command()
 @click.argument("folder", type=FILE, required=False)
 @click.option("--digest", help="The digest that the artifact must have.")
+@public_key_option
 @handle_errors
-def verify(folder: Path | None, digest: str | None) -> None:
-    """Read every byte; exit code 3 names the first file that was altered or is missing."""
-    from proguard_edge.artifact import Artifact, check_digests
+def verify(folder: Path | None, digest: str | None, public_key: Path | None) -> None:
+    """Read every byte; exit code 3 names the first file that was altered or is missing.
+
+    With --public-key also whether it is signed by that key.
+    """
+    from proguard_edge.artifact import Artifact, check_digests, check_signature
+    from proguard_edge.signature import read_key
     from proguard_edge.starter import STARTER
 
     found = Artifact.open(folder or STARTER)
+    if public_key is not None:
+        check_signature(found, read_key(public_key))
     check_digests(found, digest)
-    click.echo(f"ok: {found.name}, {len(found.files)} files, digest {found.digest}")
+    whose = "" if public_key is None else ", signed by this key"
+    click.echo(f"ok: {found.name}, {len(found.files)} files, digest {found.digest}{whose}")
+
+
+@artifact.command()
+@click.argument("folder", type=FILE)
+@click.option(
+    "--key", type=FILE, required=True, help="Private key, PEM; `bundle keygen` makes a pair."
+)
+@handle_errors
+def sign(folder: Path, key: Path) -> None:
+    """Check every byte and sign FOLDER: writes artifact.sig, the digest stays. Extra `bundle`."""
+    from proguard_edge.artifact import sign_artifact
+    from proguard_edge.export.extras import need
+
+    need("model_signing", "cryptography", extra="bundle")
+    found = sign_artifact(folder, key)
+    click.echo(f"signed: {found.name}, digest {found.digest}")

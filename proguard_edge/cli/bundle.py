@@ -50,7 +50,7 @@ def _key(public_key: Path | None, unsigned: bool) -> str | None:
 def keygen(private: Path, public: Path) -> None:
     """Make a pair of keys (P-256, PEM)."""
     try:
-        from proguard_edge.bundle.sign import keygen as make
+        from proguard_edge.signing import keygen as make
 
         make(private, public)
     except ModuleNotFoundError as error:

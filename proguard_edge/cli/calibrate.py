@@ -66,7 +66,7 @@ def calibrate(
 
     The rows must be like those that will be judged, and none that was trained on. Half of them set
     the scores; errors are measured, and bounds fitted, on the other half. Only artifact.json is
-    written, so that the artifact has a new digest.
+    written, so that the artifact has a new digest; a signature on the old one is removed.
     """
     import json
 

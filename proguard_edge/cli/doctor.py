@@ -26,19 +26,28 @@ CHECK = 11
 @click.command()
 @click.argument("artifact", type=FILE, required=False)
 @click.option("--expect-offline", is_flag=True, help="A way out of this machine is a warning.")
+@click.option(
+    "--public-key", type=FILE, help="PEM; who must have signed ARTIFACT, and the bundle installed."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @handle_errors
-def doctor(artifact: Path | None, expect_offline: bool, as_json: bool) -> None:
+def doctor(
+    artifact: Path | None, expect_offline: bool, public_key: Path | None, as_json: bool
+) -> None:
     """Examine this machine, this installation and ARTIFACT (default: the starter).
 
     Two texts are judged, nothing is sent anywhere. Exit code 0: no problem, warnings allowed.
     3: at least one problem. What could not be checked is a problem.
     """
     from proguard_edge.doctor import diagnose
+    from proguard_edge.signature import read_key
     from proguard_edge.starter import STARTER
 
+    key = None if public_key is None else read_key(public_key)
     with _progress() as begins:
-        found = diagnose(artifact or STARTER, expect_offline=expect_offline, begins=begins)
+        found = diagnose(
+            artifact or STARTER, expect_offline=expect_offline, public_key=key, begins=begins
+        )
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False))
     elif _can_draw(sys.stdout):

@@ -27,6 +27,10 @@ hide_option = click.option(
     help="Probability that a category, and that a subcategory, is hidden from a row's policy.",
 )
 
+public_key_option = click.option(
+    "--public-key", type=FILE, help="PEM; the artifact must be signed by this key."
+)
+
 
 def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that name a guard and how it judges; `load_guard` takes them."""
@@ -48,6 +52,7 @@ def guard_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--threads", type=click.IntRange(0), default=0, help="0: all cores."),
         click.option("--verify", is_flag=True, help="Check every byte of the artifact again."),
+        public_key_option,
         click.option(
             "--ocr/--no-ocr",
             default=None,
@@ -112,6 +117,7 @@ def load_guard(
     engine: str,
     threads: int,
     verify: bool,
+    public_key: Path | str | None,
     ocr: bool | None,
     image_text_only: bool,
     max_miss_rate: float | None,
@@ -127,6 +133,7 @@ def load_guard(
         engine,
         threads=threads,
         verify=verify,
+        public_key=public_key,
         ocr=ocr,
         image_text_only=image_text_only,
         max_miss_rate=max_miss_rate,

@@ -69,8 +69,12 @@ def scan(
     from proguard_edge.scan.run import Scan
     from proguard_edge.scan.store import Store
     from proguard_edge.scan.worker import Task
+    from proguard_edge.signature import read_key
 
     need("ray", "pyarrow", "matplotlib", extra="ray")
+    if loading["public_key"] is not None:
+        # Nodes need no copy of the file.
+        loading["public_key"] = read_key(loading["public_key"])
     store = Store(out)
     begun = store.begun()
     guard, policy = load_guard(threads=threads, **loading)

@@ -105,6 +105,7 @@ def _settings(
     from proguard_edge.serve.pool import Limits
     from proguard_edge.serve.settings import Settings
     from proguard_edge.serve.workers import GuardSpec
+    from proguard_edge.signature import read_key
     from proguard_edge.system import cores
 
     if host not in LOOPBACK and api_keys is None and not no_auth:
@@ -113,6 +114,9 @@ def _settings(
         )
     own = Policy.load(policy_file) if policy_file is not None else None
     named = _policies(policies)
+    if loading["public_key"] is not None:
+        # A worker that comes back asks for the same key, whatever lies in the file by then.
+        loading["public_key"] = read_key(loading["public_key"])
     if workers > 1 and not loading["threads"]:
         # Each engine would take all cores, and they would wait for one another.
         loading["threads"] = max(1, cores() // workers)

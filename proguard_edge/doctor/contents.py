@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-from proguard_edge.artifact import Artifact, check_digests
+from proguard_edge.artifact import Artifact, check_digests, check_signature
 from proguard_edge.doctor.finding import Finding, Subject, size
+from proguard_edge.doctor.installed import vouched
 from proguard_edge.errors import ArtifactError, PolicyError, ProGuardEdgeError
 from proguard_edge.starter import STARTER
 
 NAME = "artifact"
 LICENCES = ("NOTICE", "LICENSE", "LICENCE", "COPYING")
+UNSIGNED = "have its maker sign it: `proguard-edge artifact sign`"
+OTHERS = "do not use it: copy it again from its maker, and ask them which key is theirs"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -20,6 +23,10 @@ def check(subject: Subject) -> Iterator[Finding]:
     try:
         artifact = Artifact.open(subject.folder)
         yield _whole(artifact)
+        signatures = list(_signature(artifact, subject.public_key))
+        yield from signatures
+        if any(finding.state == "problem" for finding in signatures):
+            return
         yield _readable(artifact)
     except ProGuardEdgeError as error:
         yield Finding(NAME, "problem", str(error), _remedy(subject.folder, error))
@@ -29,7 +36,6 @@ def check(subject: Subject) -> Iterator[Finding]:
     yield _bounds(artifact)
     yield from _gate(artifact)
     yield _licence(artifact)
-    yield from _signatures(artifact)
 
 
 def _remedy(folder: Path, error: ProGuardEdgeError) -> str:
@@ -132,14 +138,23 @@ def _licence(artifact: Artifact) -> Finding:
     return Finding(NAME, "ok", f"licence: {stated}", details=details)
 
 
-def _signatures(artifact: Artifact) -> Iterator[Finding]:
-    folder = artifact.folder.resolve()
-    names = sorted(path.name for path in folder.parent.glob("*.sig"))
-    if names:
-        yield Finding(
-            NAME,
-            "note",
-            f"a signature lies beside it ({', '.join(names[:3])}) and was not checked here",
-            "`proguard-edge bundle verify` checks signatures",
-            {"signatures": names},
-        )
+def _signature(artifact: Artifact, public_key: str | None) -> Iterator[Finding]:
+    """Nothing where nobody is asked for and nobody signed."""
+    details = {"signed": artifact.signed}
+    if public_key is None:
+        if artifact.signed:
+            found = "it has a signature, which was not checked"
+            remedy = "`proguard-edge doctor --public-key maker.pub` checks it"
+            yield Finding(NAME, "note", found, remedy, details)
+        return
+    try:
+        check_signature(artifact, public_key)
+    except ArtifactError as error:
+        if not artifact.signed and (name := vouched(artifact.digest, public_key)):
+            found = f"signed by this key as a part of {name}; it has no signature of its own"
+            yield Finding(NAME, "ok", found, details=details)
+        else:
+            remedy = OTHERS if artifact.signed else UNSIGNED
+            yield Finding(NAME, "problem", str(error), remedy, details)
+        return
+    yield Finding(NAME, "ok", "signed by this key", details=details)

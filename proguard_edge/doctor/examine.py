@@ -22,6 +22,7 @@ UNEXPECTED = "mend what it names; --json has the traceback, for a report where i
 # Each is a module of this package with a function `check`; later ones use what earlier ones found.
 CHECKS = (
     "contents",
+    "installed",
     "libraries",
     "processor",
     "memory",
@@ -69,13 +70,17 @@ def diagnose(
     folder: Path,
     *,
     expect_offline: bool = False,
+    public_key: str | None = None,
     begins: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
-    """Examine this machine and the artifact in `folder`. `begins` is told each check's name."""
+    """Examine this machine and the artifact in `folder`.
+
+    public_key: PEM, of who must have signed the artifact. `begins` is told each check's name.
+    """
     begin = perf_counter()
     findings: list[Finding] = []
     with closing(Helper()) as helper:
-        subject = Subject(folder, helper, SocketWatch(), expect_offline)
+        subject = Subject(folder, helper, SocketWatch(), expect_offline, public_key)
         for name in CHECKS:
             begins(name)
             findings += examine(name, subject)

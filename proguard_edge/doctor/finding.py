@@ -39,14 +39,17 @@ class Finding:
 class Subject:
     """What is examined, on this machine.
 
-    expect_offline: whether it should have no network. The first check opens the artifact: None
-    where it cannot be used. fits: whether it does not need more memory than can be had.
+    expect_offline: whether it should have no network. public_key: PEM, of who must have signed the
+    artifact and the bundle it came in; None: nobody is asked for. The first check opens the
+    artifact: None where it cannot be used. fits: whether it does not need more memory than can be
+    had.
     """
 
     folder: Path
     helper: Helper
     watch: SocketWatch
     expect_offline: bool = False
+    public_key: str | None = None
     artifact: Artifact | None = None
     fits: bool = True
 

@@ -29,6 +29,7 @@ class GuardSpec:
     engine: str = "auto"
     threads: int = 0
     verify: bool = False
+    public_key: Path | str | None = None
     ocr: bool | None = None
     image_text_only: bool = False
     max_miss_rate: float | None = None
@@ -67,6 +68,7 @@ def make_guard(spec: GuardSpec) -> tuple[Handler, GuardFacts]:
         spec.engine,
         threads=spec.threads,
         verify=spec.verify,
+        public_key=spec.public_key,
         ocr=spec.ocr,
         image_text_only=spec.image_text_only,
         max_miss_rate=spec.max_miss_rate,

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 from proguard_edge.bundle.create import Plan, _write
-from proguard_edge.bundle.sign import keygen
+from proguard_edge.signing import keygen
+
+SCRIPTS = "[console_scripts]\nproguard-edge = proguard_edge.__main__:main\n"
+MAIN = """
+import sys
+def main():
+    if "--json" in sys.argv:
+        print('{{"request": {{"label": "safe"}}}}' if {code} != 1 else "Traceback: no module")
+    else:
+        print("verdict of {version}")
+    sys.exit({code})
+if __name__ == "__main__":
+    main()
+"""
 
 FILES: dict[str, Path | bytes] = {
     "artifacts/a/artifact.json": b"{}\n",
@@ -39,3 +54,25 @@ def small_bundle(
     )
     _write(plan, files or FILES, ["a"], out, key)
     return out
+
+
+def stand_in(version: str, code: int = 0, more: dict[str, str] | None = None) -> bytes:
+    """A wheel of our name whose command prints its version and leaves with `code`.
+
+    more: other files of it, as text.
+    """
+    info = f"proguard_edge-{version}.dist-info"
+    files = {
+        "proguard_edge/__init__.py": "",
+        "proguard_edge/__main__.py": MAIN.format(version=version, code=code),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: proguard-edge\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": SCRIPTS,
+        **(more or {}),
+    }
+    record = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        for name, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(name, text)
+    return raw.getvalue()

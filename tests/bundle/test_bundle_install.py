@@ -7,21 +7,19 @@ takes seconds; what is real is everything around it: venv, pip without an index,
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("model_signing")
 
-from small import keys, small_bundle
+from small import keys, small_bundle, stand_in
 
 from proguard_edge.bundle.create import SCRIPT
 from proguard_edge.bundle.install import COMPLETE, current, install, rollback, versions
@@ -29,36 +27,6 @@ from proguard_edge.errors import ArtifactError, InputError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 WHEEL = "proguard_edge-{version}-py3-none-any.whl"
-SCRIPTS = "[console_scripts]\nproguard-edge = proguard_edge.__main__:main\n"
-MAIN = """
-import sys
-def main():
-    if "--json" in sys.argv:
-        print('{{"request": {{"label": "safe"}}}}' if {code} != 1 else "Traceback: no module")
-    else:
-        print("verdict of {version}")
-    sys.exit({code})
-if __name__ == "__main__":
-    main()
-"""
-
-
-def wheel(version: str, code: int = 0) -> bytes:
-    """A wheel of our name whose command prints its version and leaves with `code`."""
-    info = f"proguard_edge-{version}.dist-info"
-    files = {
-        "proguard_edge/__init__.py": "",
-        "proguard_edge/__main__.py": MAIN.format(version=version, code=code),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: proguard-edge\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": SCRIPTS,
-    }
-    record = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
-    raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w") as archive:
-        for name, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(name, text)
-    return raw.getvalue()
 
 
 def bundle(
@@ -72,7 +40,7 @@ def bundle(
 ) -> Path:
     """A bundle of that release. lie: the lock file has another hash than the wheel."""
     version = f"{release}.0"
-    made = wheel(version, code)
+    made = stand_in(version, code)
     digest = hashlib.sha256(made + b"!" * lie).hexdigest()
     lock = f"proguard-edge=={version} --hash=sha256:{digest}\n".encode()
     files: dict[str, Path | bytes] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,12 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import FILES, keys, small_bundle
 
+from proguard_edge.artifact import Artifact, check_digests, check_signature, sign_artifact
 from proguard_edge.bundle import archive
-from proguard_edge.bundle.create import SCRIPT
-from proguard_edge.bundle.signature import G, N, P, lower, public_key, verifies
+from proguard_edge.bundle.create import SCRIPT, _artifacts
 from proguard_edge.bundle.verify import changes, unpack, verify
 from proguard_edge.cli import main
 from proguard_edge.errors import ArtifactError
+from proguard_edge.signature import G, N, P, lower, public_key, verifies
+from proguard_edge.starter import STARTER
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +267,20 @@ def test_the_commands(bundle: Path, pair: tuple[Path, str], tmp_path: Path) -> N
     )
     assert again.exit_code == 3
     assert json.loads(run(main, ["bundle", "verify", str(bundle), *key, "--json"]).output)
+
+
+def test_a_bundle_carries_the_signature_of_an_artifact_that_has_one(
+    pair: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(STARTER, tmp_path / "copy")
+    files: dict[str, Path | bytes] = {}
+    (artifact,) = _artifacts([folder], files)
+    signature = f"artifacts/{artifact.name}/artifact.sig"
+    assert signature not in files
+    sign_artifact(folder, pair[0])
+    (artifact,) = _artifacts([folder], files)
+    assert len(files) == len(artifact.files) + 2
+    unpack(small_bundle(tmp_path / "carried.pgb", files=files), None, tmp_path / "out")
+    there = Artifact.open(tmp_path / "out" / "artifacts" / artifact.name)
+    check_signature(there, pair[1])
+    check_digests(there)

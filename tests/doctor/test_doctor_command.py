@@ -19,7 +19,17 @@ from proguard_edge.doctor import STATES, Diagnosis, Finding
 from proguard_edge.starter import STARTER
 
 CHECKS = {
-    *("artifact", "libraries", "processor", "memory", "cache", "disk", "gpu", "providers"),
+    *(
+        "artifact",
+        "bundle",
+        "libraries",
+        "processor",
+        "memory",
+        "cache",
+        "disk",
+        "gpu",
+        "providers",
+    ),
     *("verdict", "prefix", "network"),
 }
 

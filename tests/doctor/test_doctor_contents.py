@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from doctor_jobs import subject
 
-from proguard_edge.artifact import Artifact, write_artifact
+from proguard_edge.artifact import Artifact, sign_artifact, write_artifact
 from proguard_edge.doctor.contents import check
 from proguard_edge.doctor.finding import Finding
 from proguard_edge.starter import STARTER
@@ -129,12 +129,48 @@ def test_a_licence_that_allows_all_use_is_ok(copy):
     assert "licence: Apache-2.0" in of_state(described(copy, licence="Apache-2.0"), "ok")
 
 
-def test_a_signature_beside_it_is_left_to_the_command_that_checks_them(copy):
-    assert "signature" not in of_state(copy, "note")
-    copy.with_name("copy.sig").write_bytes(b"signed")
-    findings, _ = examined(copy)
-    (note,) = [finding for finding in findings if "copy.sig" in finding.found]
-    assert (note.state, "bundle verify" in note.remedy) == ("note", True)
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A private key's file; the public key that belongs to it, and another."""
+    pytest.importorskip("model_signing")
+    from proguard_edge.signing import keygen
+
+    folder = tmp_path_factory.mktemp("keys")
+    keygen(folder / "a.pem", folder / "a.pub")
+    keygen(folder / "b.pem", folder / "b.pub")
+    return folder / "a.pem", (folder / "a.pub").read_text(), (folder / "b.pub").read_text()
+
+
+def signature_of(folder: Path, public_key: str | None) -> tuple[Finding | None, bool]:
+    """What is said of the signature, and whether the artifact may be used."""
+    looked_at = subject(folder, public_key=public_key)
+    said = [f for f in check(looked_at) if "signe" in f.found or "signature" in f.found]
+    return (said[0] if said else None), looked_at.artifact is not None
+
+
+def test_a_signature_is_checked_with_a_key_and_mentioned_without(copy, keys):
+    assert signature_of(copy, None) == (None, True)
+    sign_artifact(copy, keys[0])
+    good, usable = signature_of(copy, keys[1])
+    assert (good.state, good.found, usable) == ("ok", "signed by this key", True)
+    unchecked, usable = signature_of(copy, None)
+    assert (unchecked.state, usable) == ("note", True)
+    assert "was not checked" in unchecked.found
+    assert "doctor --public-key" in unchecked.remedy
+
+
+def test_an_artifact_that_this_key_did_not_sign_is_a_problem_and_is_not_used(copy, keys):
+    unsigned, usable = signature_of(copy, keys[1])
+    assert (unsigned.state, "not signed" in unsigned.found, usable) == ("problem", True, False)
+    assert "artifact sign" in unsigned.remedy
+    sign_artifact(copy, keys[0])
+    other, usable = signature_of(copy, keys[2])
+    assert (other.state, "another key" in other.found, usable) == ("problem", True, False)
+    assert "do not use it" in other.remedy
+    raw = (copy / "artifact.json").read_bytes()
+    rewrite(copy / "artifact.json", raw + b" ")
+    altered, usable = signature_of(copy, keys[1])
+    assert (altered.state, "altered after" in altered.found, usable) == ("problem", True, False)
 
 
 def test_findings_are_plain_data():

@@ -11,9 +11,9 @@ import base64
 import binascii
 import hashlib
 import json
-from typing import Any
+from pathlib import Path, PurePath
 
-from proguard_edge.errors import ArtifactError
+from proguard_edge.errors import ArtifactError, InputError
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -64,7 +64,7 @@ def key_id(pem: str) -> str:
 
 
 def envelope(statement: bytes, proof: bytes, pem: str) -> bytes:
-    """The one way in which a bundle holds a signature: every other writing of it is refused."""
+    """The one way in which a signature is written: every other writing of it is refused."""
     found = {
         "mediaType": MEDIA_TYPE,
         "verificationMaterial": {"publicKey": {"hint": key_id(pem)}, "tlogEntries": []},
@@ -77,11 +77,27 @@ def envelope(statement: bytes, proof: bytes, pem: str) -> bytes:
     return json.dumps(found, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def check(raw: bytes, pem: str, name: str, digest: str) -> None:
-    """That `raw` is this key's signature on a file `name` with that SHA-256 (hex).
+def read_key(source: Path | str) -> str:
+    """A public key as PEM: `source` itself, or the text of that file.
 
-    Raises ArtifactError, which says what is wrong.
+    Raises InputError for a file that cannot be read, ArtifactError for what is no such key.
     """
+    pem = source
+    if not isinstance(pem, str) or not pem.lstrip().startswith("-----BEGIN"):
+        try:
+            pem = Path(source).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{source}: cannot be read: {error}") from None
+    public_key(pem)
+    return pem
+
+
+def check(raw: bytes, pem: str, digest: str, file: str, signature: str) -> None:
+    """That `raw`, which lies in `signature`, is this key's on `file` with that SHA-256 (hex).
+
+    Raises ArtifactError, which names the one of the two that is not as it should be.
+    """
+    key, own = public_key(pem), key_id(pem)
     try:
         found = json.loads(raw)
         wrapped = found["dsseEnvelope"]
@@ -90,28 +106,30 @@ def check(raw: bytes, pem: str, name: str, digest: str) -> None:
         proof = base64.b64decode(only["sig"], validate=True)
         hint = found["verificationMaterial"]["publicKey"]["hint"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ArtifactError("malformed signature") from None
-    if hint != key_id(pem):
-        raise ArtifactError("signed with another key")
+        raise ArtifactError(f"{signature}: malformed signature") from None
+    if hint != own:
+        raise ArtifactError(f"{signature}: signed with another key")
     if envelope(signed, proof, pem) != raw:
-        raise ArtifactError("malformed signature")
+        raise ArtifactError(f"{signature}: malformed signature")
     before = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(signed)} ".encode()
-    if not verifies(public_key(pem), proof, before + signed):
-        raise ArtifactError("the signature is not of this key, or was altered")
-    _check_statement(json.loads(signed), name, digest)
+    if not verifies(key, proof, before + signed):
+        raise ArtifactError(f"{signature}: the signature is not of this key, or was altered")
+    if _stated(signed, PurePath(file).name, signature) != digest:
+        raise ArtifactError(f"{file}: was altered after it was signed")
 
 
-def _check_statement(statement: Any, name: str, digest: str) -> None:
+def _stated(statement: bytes, name: str, signature: str) -> str:
+    """The SHA-256 (hex) that the statement has for the one file `name`."""
     try:
-        (resource,) = statement["predicate"]["resources"]
-        told = (statement["predicateType"], resource["name"], resource["algorithm"])
-        signed = str(resource["digest"])
+        stated = json.loads(statement)
+        (resource,) = stated["predicate"]["resources"]
+        told = (stated["predicateType"], resource["name"], resource["algorithm"])
+        digest = str(resource["digest"])
     except (KeyError, TypeError, ValueError):
-        raise ArtifactError("the signature is on something else") from None
+        told, digest = None, ""
     if told != (PREDICATE_TYPE, name, "sha256"):
-        raise ArtifactError("the signature is on something else")
-    if signed != digest:
-        raise ArtifactError("was altered after it was signed")
+        raise ArtifactError(f"{signature}: the signature is on something else")
+    return digest
 
 
 def verifies(key: Point, proof: bytes, message: bytes) -> bool:
@@ -120,7 +138,7 @@ def verifies(key: Point, proof: bytes, message: bytes) -> bool:
     if numbers is None:
         return False
     r, s = numbers
-    # Of s and N - s, which both fit, only the smaller counts: a bundle has one signature.
+    # Of s and N - s, which both fit, only the smaller counts: a file has one signature of a key.
     if not (0 < r < N and 0 < s <= N // 2):
         return False
     hashed = int.from_bytes(hashlib.sha256(message).digest())

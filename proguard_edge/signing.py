@@ -1,6 +1,7 @@
 """Sign: keys, and signatures by `model-signing` (extra `bundle`), the same each time.
 
-`model-signing verify key MANIFEST_FOLDER --signature … --public-key …` accepts them too.
+`model-signing verify key FOLDER --signature … --public-key …` accepts them too, of a folder that
+holds the signed file alone.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
-from proguard_edge.bundle.archive import MANIFEST
-from proguard_edge.bundle.signature import envelope, lower
 from proguard_edge.errors import InputError
+from proguard_edge.signature import envelope, lower
 
 
 def keygen(private: Path, public: Path) -> None:
@@ -39,15 +39,15 @@ def keygen(private: Path, public: Path) -> None:
             raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def sign(manifest: bytes, private: Path) -> bytes:
-    """The signature on a manifest. Raises InputError for a key that cannot be used."""
+def sign(name: str, content: bytes, private: Path) -> bytes:
+    """The signature on a file. Raises InputError for a key that cannot be used."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from model_signing._signing import sign_sigstore_pb
 
     key = _private_key(private)
-    statement = json.dumps(_statement(manifest), sort_keys=True).encode()
-    # The nonce comes from key and message (RFC 6979): the same bundle twice has the same bytes.
+    statement = json.dumps(_statement(name, content), sort_keys=True).encode()
+    # The nonce comes from key and message (RFC 6979): the same file twice has the same signature.
     method = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
     proof = lower(key.sign(sign_sigstore_pb.pae(statement), method))
     pem = key.public_key().public_bytes(
@@ -56,16 +56,16 @@ def sign(manifest: bytes, private: Path) -> bytes:
     return envelope(statement, proof, pem.decode())
 
 
-def _statement(manifest: bytes) -> dict[str, Any]:
-    """What model-signing states of a folder that holds the manifest; in an order of its own."""
+def _statement(name: str, content: bytes) -> dict[str, Any]:
+    """What model-signing states of a folder that holds that file; in an order of its own."""
     from google.protobuf import json_format
     from model_signing import hashing
     from model_signing._signing import signing
 
     with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "bundle"
+        folder = Path(scratch) / Path(name).stem
         folder.mkdir()
-        (folder / MANIFEST).write_bytes(manifest)
+        (folder / name).write_bytes(content)
         config: Any = hashing.Config
         payload = signing.Payload(config().hash(folder))
     statement: dict[str, Any] = json.loads(json_format.MessageToJson(payload.statement.pb))
