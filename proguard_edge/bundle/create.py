@@ -10,15 +10,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from proguard_edge import __version__
 from proguard_edge.artifact import Artifact, check_digests
@@ -27,24 +23,17 @@ from proguard_edge.artifact.format import SIGNATURE as ARTIFACT_SIGNATURE
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE, Writer, safe
 from proguard_edge.bundle.sbom import sbom
 from proguard_edge.bundle.verify import FORMAT
+from proguard_edge.bundle.wheels import Wheelhouse, pin
 from proguard_edge.errors import ArtifactError, InputError
 from proguard_edge.policy import Policy
 from proguard_edge.signing import sign
+from proguard_edge.stages import ALL
 
-STAGES = ("runtime", "serve")
-# Wheels that pip may take for a machine, the most general last.
-PLATFORMS = {
-    "x86_64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
-    "aarch64": ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"),
-}
-# 1980-01-01, the first date that a zip can hold.
-EPOCH = "315532800"
-NOT_BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "runs", "*.work")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
 SCRIPT_MODULES = (
-    *("__init__.py", "errors.py", "signature.py"),
+    *("__init__.py", "errors.py", "signature.py", "stages.py"),
     *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "install")),
     "bundle/script.py",
 )
@@ -52,8 +41,9 @@ SCRIPT_MODULES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes in. project: a checkout, or a wheel of proguard-edge. wheelhouse: wheels that were
-    downloaded before; None = pip downloads them. locks: folder of `STAGE.txt`."""
+    """What goes in. stages: of `proguard_edge.stages`. project: a checkout, or a wheel of
+    proguard-edge. locks: folder of lock files. wheelhouse: wheels that were downloaded before;
+    None = pip downloads them."""
 
     name: str
     release: int
@@ -78,12 +68,8 @@ def create(
     """
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         folder = Path(scratch)
-        say("collecting wheels")
-        wheels = _wheels(plan, folder)
-        files: dict[str, Path | bytes] = {f"wheels/{wheel.name}": wheel for wheel in wheels}
-        own = next(wheel for wheel in wheels if wheel.name.startswith("proguard_edge-"))
-        for stage in plan.stages:
-            files[f"requirements/{stage}.txt"] = _requirements(plan.locks / f"{stage}.txt", own)
+        files: dict[str, Path | bytes] = {}
+        wheels = _wheels(plan, folder, files, say)
         say("checking artifacts and policies")
         artifacts = _artifacts(plan.artifacts, files)
         for path in plan.policies:
@@ -95,6 +81,23 @@ def create(
         files["sbom.cdx.json"] = sbom(plan.name, wheels, artifacts)
         say("writing")
         return _write(plan, files, [a.name for a in artifacts], out, private_key)
+
+
+def _wheels(
+    plan: Plan, folder: Path, files: dict[str, Path | bytes], say: Callable[[str], None]
+) -> list[Path]:
+    """Add every wheel that the stages need and the project's own, and the locks that pin them."""
+    wheelhouse = Wheelhouse(folder / "wheels", plan.python, plan.machine, plan.wheelhouse)
+    own = wheelhouse.own(plan.project)
+    for stage in [each for each in ALL if each.name in plan.stages]:
+        say(f"collecting wheels: {stage.name}")
+        lock = stage.lock(plan.target)
+        pins = wheelhouse.add(stage, plan.locks / lock)
+        # An environment apart gets our own wheel from the one that makes it.
+        files[f"requirements/{lock}"] = pins if stage.apart else pins.rstrip() + b"\n" + pin(own)
+    wheels = sorted(wheelhouse.folder.glob("*.whl"))
+    files.update({f"wheels/{wheel.name}": wheel for wheel in wheels})
+    return wheels
 
 
 def _write(
@@ -149,51 +152,6 @@ def _measured(file: Path | bytes) -> tuple[int, str]:
     return file.stat().st_size, digest
 
 
-def _wheels(plan: Plan, folder: Path) -> list[Path]:
-    """Every wheel that the stages need, and the project's own."""
-    target = folder / "wheels"
-    target.mkdir()
-    own = _own_wheel(plan.project, target)
-    for stage in plan.stages:
-        lock = plan.locks / f"{stage}.txt"
-        if not lock.is_file():
-            raise InputError(f"{lock}: no lock file for the stage {stage}")
-        command = [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-            *("--require-hashes", "--only-binary", ":all:", "--no-deps"),
-            *("--implementation", "cp", "--python-version", plan.python),
-            *(part for tag in PLATFORMS[plan.machine] for part in ("--platform", tag)),
-            *("-d", str(target), "-r", str(lock)),
-        ]
-        if plan.wheelhouse is not None:
-            command += ["--no-index", "--find-links", str(plan.wheelhouse)]
-        _run(command, f"pip download of the stage {stage}")
-    return sorted({own, *target.glob("*.whl")})
-
-
-def _own_wheel(project: Path, target: Path) -> Path:
-    if project.suffix == ".whl":
-        copy = target / project.name
-        copy.write_bytes(project.read_bytes())
-        return copy
-    if not (project / "pyproject.toml").is_file():
-        raise InputError(f"{project}: neither a wheel nor a checkout of proguard-edge")
-    # A checkout may hold what an earlier build left, of modules that are no more.
-    clean = target.parent / "project"
-    shutil.copytree(project, clean, ignore=shutil.ignore_patterns(*NOT_BUILT))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(target)]
-    _run([*command, str(clean)], "the build of our own wheel", {"SOURCE_DATE_EPOCH": EPOCH})
-    return next(target.glob("proguard_edge-*.whl"))
-
-
-def _requirements(lock: Path, own: Path) -> bytes:
-    """The lock file, and our own wheel pinned as the others are."""
-    digest = hashlib.sha256(own.read_bytes()).hexdigest()
-    version = own.name.split("-")[1]
-    line = f"proguard-edge=={version} --hash=sha256:{digest}\n"
-    return lock.read_bytes().rstrip() + b"\n" + line.encode()
-
-
 def _artifacts(folders: Iterable[Path], files: dict[str, Path | bytes]) -> list[Artifact]:
     """Add each artifact's files, checked to the last byte."""
     found: list[Artifact] = []
@@ -239,13 +197,3 @@ def script_bytes() -> bytes:
         for name, source in sorted(content.items()):
             archive.writestr(zipfile.ZipInfo(name), source)
     return raw.getvalue()
-
-
-def _run(command: list[str], what: str, more: dict[str, Any] | None = None) -> None:
-    environment = {**os.environ, **(more or {})}
-    # Modes of files go into a wheel: they must not depend on who builds it.
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, umask=0o022)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        last = (lines or done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise InputError(f"{what} failed: {last}")

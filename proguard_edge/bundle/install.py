@@ -26,6 +26,7 @@ from pathlib import Path
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE
 from proguard_edge.bundle.verify import Manifest, Report, unpack
 from proguard_edge.errors import ArtifactError, InputError
+from proguard_edge.stages import STAGES
 
 COMPLETE = "complete"
 VENV = "venv"
@@ -81,7 +82,7 @@ def install(
             shutil.rmtree(final, ignore_errors=True)
             fresh.replace(final)
             say("installing packages, without a network")
-            _make_environment(final, manifest)
+            _make_environment(final, manifest, say)
             say("trying it: a verdict")
             _try(Installed(final, manifest))
             os.sync()
@@ -163,17 +164,33 @@ def _check_release(prefix: Path, manifest: Manifest, downgrade: bool) -> None:
     )
 
 
-def _make_environment(folder: Path, manifest: Manifest) -> None:
+def _make_environment(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
+    """One environment for the runtime and what joins it, one for each stage that lives apart."""
+    unknown = [name for name in manifest.stages if name not in STAGES]
+    if unknown:
+        raise InputError(f"the stage {unknown[0]} is not known here: use the bundle's own script")
+    stages = [STAGES[name] for name in manifest.stages]
+    target = str(manifest.fields["target"])
     _run([sys.executable, "-I", "-m", "venv", str(folder / VENV)], "python -m venv")
-    python = folder / VENV / "bin" / "python"
-    for stage in manifest.stages:
-        lock = folder / "requirements" / f"{stage}.txt"
+    python = str(folder / VENV / "bin" / "python")
+    for stage in stages:
+        if stage.apart:
+            continue
+        lock = folder / "requirements" / stage.lock(target)
         command = [
-            *(str(python), "-I", "-m", "pip", "install", "--quiet", "--no-input"),
+            *(python, "-I", "-m", "pip", "install", "--quiet", "--no-input"),
             *("--disable-pip-version-check", "--no-index", "--no-cache-dir"),
             *("--find-links", str(folder / "wheels"), "--require-hashes", "-r", str(lock)),
         ]
-        _run(command, f"pip install of the stage {stage}")
+        _run(command, f"pip install of the stage {stage.name}")
+    for stage in stages:
+        if stage.apart:
+            say(f"installing packages of the stage {stage.name}")
+            command = [python, "-I", "-m", "proguard_edge", "env", "create", stage.name]
+            command += ["--target", target, "--folder", str(folder / "envs" / stage.name)]
+            command += ["--wheelhouse", str(folder / "wheels")]
+            command += ["--locks", str(folder / "requirements")]
+            _run(command, f"the environment of the stage {stage.name}")
 
 
 def _try(installed: Installed) -> None:

@@ -69,8 +69,7 @@ class Wheelhouse:
         sources, wheels = split(text, stage.built)
         rest = self.folder.parent / f"{stage.name}.txt"
         rest.write_text(wheels, encoding="utf-8")
-        if sources:
-            wheels += self._build(stage, sources)
+        built = self._build(stage, sources) if sources else b""
         glibc = GLIBC.get(stage.name, 28)
         platforms = [f"manylinux_2_{minor}_{self.machine}" for minor in range(glibc, 4, -1)]
         platforms += [f"manylinux{year}_{self.machine}" for year in ("2014", "2010", "1")]
@@ -81,9 +80,9 @@ class Wheelhouse:
             *("-d", str(self.folder), "-r", str(rest), *self._source()),
         ]
         _run(command, f"pip download of the stage {stage.name}")
-        return wheels.encode()
+        return wheels.encode() + built
 
-    def _build(self, stage: Stage, sources: str) -> str:
+    def _build(self, stage: Stage, sources: str) -> bytes:
         """Build wheels of source packages; the lines that pin these."""
         here = (f"{sys.version_info.major}.{sys.version_info.minor}", platform.machine())
         if here != (self.python, self.machine):
@@ -97,7 +96,7 @@ class Wheelhouse:
         command = [*_pip("wheel"), "--no-deps", "--require-hashes", "-w", str(built)]
         command += ["-r", str(requirements), *self._source()]
         _run(command, f"the build of {', '.join(stage.built)}")
-        lines = ""
+        lines = b""
         for wheel in sorted(built.glob("*.whl")):
             wheel.replace(self.folder / wheel.name)
             lines += pin(self.folder / wheel.name)
@@ -109,11 +108,11 @@ class Wheelhouse:
         return ["--no-index", "--find-links", str(self.wheelhouse)]
 
 
-def pin(wheel: Path) -> str:
+def pin(wheel: Path) -> bytes:
     """The line of a lock file that pins this wheel."""
     name, version = wheel.name.split("-")[:2]
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    return f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n"
+    return f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n".encode()
 
 
 def split(lock: str, names: Sequence[str]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import click
 from proguard_edge.cli.exit import handle_errors
 from proguard_edge.cli.options import FILE
 from proguard_edge.errors import InputError
+from proguard_edge.stages import STAGES, TARGETS
 
 if TYPE_CHECKING:
     from proguard_edge.bundle.verify import Report
@@ -61,8 +62,14 @@ def keygen(private: Path, public: Path) -> None:
 @click.option("-o", "--out", type=FILE, required=True, help="The bundle to write.")
 @click.option("--artifact", "artifacts", type=FILE, multiple=True, help="May be repeated.")
 @click.option("--policy", "policies", type=FILE, multiple=True, help="May be repeated.")
-@click.option("--stage", "stages", type=click.Choice(["runtime", "serve"]), multiple=True)
-@click.option("--target", type=click.Choice(["cpu"]), default="cpu", show_default=True)
+@click.option(
+    "--stage",
+    "stages",
+    type=click.Choice(list(STAGES)),
+    multiple=True,
+    help="May be repeated; `runtime` is always there.",
+)
+@click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True)
 @click.option("--machine", type=click.Choice(["x86_64", "aarch64"]), default="x86_64")
 @click.option("--python", default="3.11", show_default=True, help="Python of the other side.")
 @click.option("--name", default="proguard-edge", show_default=True)
@@ -74,7 +81,7 @@ def keygen(private: Path, public: Path) -> None:
 )
 @click.option("--key", type=FILE, help="Private key.  [default: not signed]")
 @click.option("--project", type=FILE, default=".", show_default=True, help="Checkout, or wheel.")
-@click.option("--locks", type=FILE, help="Lock files.  [default: PROJECT/requirements]")
+@click.option("--locks", type=FILE, help="Folder of lock files.  [default: those that came along]")
 @click.option("--wheelhouse", type=FILE, help="Folder of wheels; without it pip downloads them.")
 @click.option("--max-part-size", type=click.IntRange(1), help="MB; splits into volumes.")
 @handle_errors
@@ -92,14 +99,15 @@ def create(
     """Make a bundle, and beside it the script that opens it with nothing but Python."""
     try:
         from proguard_edge.bundle.create import Plan, create
+        from proguard_edge.requirements import LOCKS
 
         made = create(
             Plan(
                 artifacts=artifacts,
                 policies=policies,
-                stages=stages or ("runtime",),
+                stages=tuple(name for name in STAGES if name in {"runtime", *stages}),
                 project=project,
-                locks=locks or project / "requirements",
+                locks=locks or LOCKS,
                 max_part_bytes=max_part_size * 1_000_000 if max_part_size else None,
                 **plan,
             ),

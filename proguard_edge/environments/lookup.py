@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from proguard_edge.errors import InputError
 from proguard_edge.stages import STAGES
@@ -108,8 +107,8 @@ def make_it(stage: str, target: str = "cpu") -> str:
 
 
 def origin() -> str:
-    """What tells the proguard-edge that runs here from others: `checkout FOLDER` where it was
-    installed editable, else a digest of its files."""
+    """What tells the proguard-edge that runs here from others: `checkout FOLDER`, or a digest of
+    the files that were installed."""
     folder = checkout()
     if folder is not None:
         return f"checkout {folder}"
@@ -123,8 +122,5 @@ def origin() -> str:
 
 def checkout() -> Path | None:
     """The checkout that runs here, None where a wheel was installed."""
-    text = importlib.metadata.distribution(PACKAGE).read_text("direct_url.json")
-    told = json.loads(text) if text else {}
-    if not told.get("dir_info", {}).get("editable"):
-        return None
-    return Path(unquote(urlparse(str(told["url"])).path))
+    folder = Path(__file__).parents[2]
+    return folder if (folder / "pyproject.toml").is_file() else None

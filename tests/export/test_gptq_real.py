@@ -1,4 +1,4 @@
-"""Real runs of gptqmodel, in the environment that PROGUARD_EDGE_GPTQ_PYTHON or `env create gptq` names."""
+"""Real runs of gptqmodel, in the environment of `env create gptq` or one that is told."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP = 64
 GPTQ = interpreter("gptq", None, PYTHON)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(GPTQ == sys.executable, reason=f"no {PYTHON}, no `env create gptq`"),
+    pytest.mark.skipif(sys.executable == GPTQ, reason=f"no {PYTHON}, no `env create gptq`"),
 ]
 
 
