@@ -22,6 +22,7 @@ from proguard_edge.stages import PYTHON, Stage
 
 # The oldest glibc whose wheels are taken, and a newer one for what exists for no older.
 GLIBC = {"edgellm": 35}
+NAME_BYTES = 100
 # 1980-01-01, the first date that a zip can hold.
 EPOCH = "315532800"
 NOT_BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "runs", "*.work")
@@ -80,6 +81,8 @@ class Wheelhouse:
             *("-d", str(self.folder), "-r", str(rest), *self._source()),
         ]
         _run(command, f"pip download of the stage {stage.name}")
+        for wheel in self.folder.glob("*.whl"):
+            wheel.replace(wheel.with_name(short(wheel.name)))
         return wheels.encode() + built
 
     def _build(self, stage: Stage, sources: str) -> bytes:
@@ -113,6 +116,15 @@ def pin(wheel: Path) -> bytes:
     name, version = wheel.name.split("-")[:2]
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     return f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n".encode()
+
+
+def short(name: str) -> str:
+    """The file name of a wheel as a bundle can hold it (ustar: 100 bytes): of the platforms that
+    it names one is enough, and its digest stays."""
+    if len(name) <= NAME_BYTES:
+        return name
+    *rest, platforms = name.removesuffix(".whl").split("-")
+    return "-".join([*rest, min(platforms.split("."), key=len)]) + ".whl"
 
 
 def split(lock: str, names: Sequence[str]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,10 @@ SCRIPTS = "[console_scripts]\nproguard-edge = proguard_edge.__main__:main\n"
 MAIN = """
 import sys
 def main():
-    if "--json" in sys.argv:
+    if sys.argv[1:3] == ["env", "create"]:
+        locks = sys.argv[sys.argv.index("--locks") + 1]
+        print(*sys.argv[3:], file=open(locks + "/told", "a"))
+    elif "--json" in sys.argv:
         print('{{"request": {{"label": "safe"}}}}' if {code} != 1 else "Traceback: no module")
     else:
         print("verdict of {version}")
@@ -47,10 +51,11 @@ def small_bundle(
     files: dict[str, Path | bytes] | None = None,
     part: int | None = None,
     python: str = "3.11",
+    stages: tuple[str, ...] = ("runtime",),
 ) -> Path:
     """Write it; its path."""
     plan = Plan(
-        "small", release, (), (), ("runtime",), Path(), Path(), python=python, max_part_bytes=part
+        "small", release, (), (), stages, Path(), Path(), python=python, max_part_bytes=part
     )
     _write(plan, files or FILES, ["a"], out, key)
     return out
@@ -76,3 +81,12 @@ def stand_in(version: str, code: int = 0, more: dict[str, str] | None = None) ->
         for name, text in {**files, f"{info}/RECORD": record}.items():
             archive.writestr(name, text)
     return raw.getvalue()
+
+
+def spans(bundle: Path) -> list[tuple[int, str]]:
+    """Where each file's header begins, and the end."""
+    with tarfile.open(bundle) as tar:
+        found = [(member.offset, member.name) for member in tar.getmembers()]
+        last = tar.getmembers()[-1]
+    end = last.offset_data + last.size + -last.size % 512
+    return [*found, (end, "the end of the bundle")]

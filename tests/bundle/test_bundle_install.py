@@ -37,6 +37,7 @@ def bundle(
     code: int = 0,
     python: str = HERE,
     lie: bool = False,
+    stages: tuple[str, ...] = ("runtime",),
 ) -> Path:
     """A bundle of that release. lie: the lock file has another hash than the wheel."""
     version = f"{release}.0"
@@ -48,7 +49,8 @@ def bundle(
         "requirements/runtime.txt": lock,
         "artifacts/a/artifact.json": b"{}",
     }
-    return small_bundle(folder / f"{release}.pgb", key, release=release, files=files, python=python)
+    out = folder / f"{release}.pgb"
+    return small_bundle(out, key, release=release, files=files, python=python, stages=stages)
 
 
 def said(prefix: Path) -> str:
@@ -71,6 +73,25 @@ def test_install_upgrade_and_rollback(tmp_path: Path) -> None:
     assert said(prefix) == "verdict of 1.0"
     rollback(prefix)
     assert said(prefix) == "verdict of 2.0"
+
+
+def test_a_stage_that_lives_apart_gets_an_environment_from_what_the_bundle_holds(
+    tmp_path: Path,
+) -> None:
+    made = bundle(tmp_path, 1, stages=("runtime", "export", "train"))
+    folder = install(made, None, tmp_path / "opt").folder
+    told = (folder / "requirements" / "told").read_text().splitlines()
+    assert told == [
+        f"{stage} --target cpu --folder {folder}/envs/{stage} --wheelhouse {folder}/wheels "
+        f"--locks {folder}/requirements"
+        for stage in ("export", "train")
+    ]
+
+
+def test_a_stage_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the stage divination is not known here"):
+        install(bundle(tmp_path, 1, stages=("runtime", "divination")), None, tmp_path / "opt")
+    assert current(tmp_path / "opt") is None
 
 
 def test_an_older_release_does_not_replace_a_newer_unless_it_must(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("model_signing")
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import FILES, keys, small_bundle
+from small import FILES, keys, small_bundle, spans
 
 from proguard_edge.artifact import Artifact, check_digests, check_signature, sign_artifact
 from proguard_edge.bundle import archive
@@ -49,15 +49,6 @@ def test_a_whole_bundle_verifies_and_unpacks_and_is_a_tar(
         assert (tmp_path / "out" / path).read_bytes() == content
     with tarfile.open(bundle) as tar:
         assert tar.getnames() == ["manifest.json", "manifest.sig", *sorted(FILES)]
-
-
-def spans(bundle: Path) -> list[tuple[int, str]]:
-    """Where each file's header begins, and the end."""
-    with tarfile.open(bundle) as tar:
-        found = [(member.offset, member.name) for member in tar.getmembers()]
-        last = tar.getmembers()[-1]
-    end = last.offset_data + last.size + -last.size % 512
-    return [*found, (end, "the end of the bundle")]
 
 
 @settings(
