@@ -94,7 +94,7 @@ def verdicts(
 ) -> dict[str, dict[str, Any] | None]:
     """Verdicts by row id, None for an error; kept in `work`, where a stopped run goes on."""
     every = max(1, len(rows) // 10)
-    with Guard.load(folder, threads=threads, ocr=False) as guard:
+    with Guard.load(folder, threads=threads, device="cpu", ocr=False) as guard:
 
         def tell(number: int) -> None:
             if number % every == 0 or number == len(rows):

@@ -53,6 +53,7 @@ class Guard(Closing):
         artifact: Path | str | None = None,
         engine: str = "auto",
         *,
+        device: str = "auto",
         threads: int = 0,
         verify: bool = False,
         public_key: Path | str | None = None,
@@ -65,6 +66,7 @@ class Guard(Closing):
     ) -> Guard:
         """Open an artifact folder; None is the starter that ships with the package.
 
+        `device`: "cpu", "cuda", or "auto": the GPU where the engine can use one that is there.
         `verify` reads every byte again; otherwise digests are checked on the first use of these
         files. `public_key`: PEM, or a file of it; the artifact must be signed by this key, which is
         checked before anything is loaded from it. `threads`: 0 = all cores. `ocr`: judge text in
@@ -89,7 +91,7 @@ class Guard(Closing):
             verify_once(found, cache)
         if isinstance(server, str):
             server = Server(server, served_model)
-        return cls(found, load_engine(found, cache, engine, threads, server), eyes)
+        return cls(found, load_engine(found, cache, engine, threads, server, device), eyes)
 
     def moderate(
         self,

@@ -89,8 +89,7 @@ def install(
             _write(final / COMPLETE, b"")
         else:
             say("it is here already; trying it: a verdict")
-            # Versions that an older release installed lack it.
-            _keep_signature(final, manifest)
+            _restore(fresh, final, manifest)
             _try(Installed(final, manifest))
         say("putting it in use")
         _use(prefix, final)
@@ -130,6 +129,15 @@ def installed_in(folder: Path) -> Installed:
         return Installed(folder, Manifest.parse((folder / MANIFEST).read_bytes(), signed))
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
+
+
+def _restore(fresh: Path, final: Path, manifest: Manifest) -> None:
+    """Put what came into a version that is there; its files may have been changed since."""
+    for path in (entry.path for entry in manifest.files):
+        (final / path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / path).replace(final / path)
+    _keep_signature(final, manifest)
+    os.sync()
 
 
 def _keep_signature(folder: Path, manifest: Manifest) -> None:

@@ -23,7 +23,7 @@ from proguard_edge.errors import ArtifactError, ProGuardEdgeError
 NAME = "bundle"
 FOLDERS = ("artifacts", "policies", "wheels")
 STARTER = f"proguard_edge/starter/artifact/{ARTIFACT}"
-AGAIN = "install the bundle again, and calibrate or change copies of what is in it"
+AGAIN = "install the bundle again, remove what did not come with it, and change copies alone"
 NOT_USED = "do not use it: get the bundle again, and ask its maker which key is theirs"
 # Findings; --json has the names of all.
 MAX_NAMED = 20

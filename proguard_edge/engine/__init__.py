@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from proguard_edge.engine.base import Engine, EngineSequence, Timings
-from proguard_edge.engine.load import ENGINES, Server, load_engine
+from proguard_edge.engine.load import DEVICES, ENGINES, Server, load_engine
 
-__all__ = ["ENGINES", "Engine", "EngineSequence", "Server", "Timings", "load_engine"]
+__all__ = ["DEVICES", "ENGINES", "Engine", "EngineSequence", "Server", "Timings", "load_engine"]

@@ -97,9 +97,13 @@ class Keeping(Protocol):
 
 
 class Engine(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    device: where it computes: "cpu" or "cuda"; "server" where that is not ours to know.
+    """
 
     kind: str
+    device: str
     context: int
     image_token_id: int | None
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from proguard_edge.artifact import Artifact
 from proguard_edge.cache import Cache
 from proguard_edge.engine.base import Engine
-from proguard_edge.errors import ArtifactError
+from proguard_edge.errors import ArtifactError, EngineError
 
 ENGINES = ("auto", "onnx", "transformers", "tensorrt_llm", "remote")
+DEVICES = ("auto", "cpu", "cuda")
+# Of each engine, what it can be told; "auto" goes with all of them.
+_DEVICES = {"onnx": ("cpu",), "transformers": ("cpu", "cuda"), "tensorrt_llm": ("cuda",)}
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ def load_engine(
     engine: str = "auto",
     threads: int = 0,
     server: Server | None = None,
+    device: str = "auto",
 ) -> Engine:
     """`engine`: one of ENGINES; "auto" is what the artifact was made for. `threads`: 0 = all cores.
 
-    "remote" runs any artifact, on the `server`. Raises ArtifactError when the artifact lacks that
-    engine's files, EngineError when the engine cannot be loaded.
+    "remote" runs any artifact, on the `server`. `device`: one of DEVICES; "auto" is a GPU where the
+    engine can use one that is there. Raises ArtifactError when the artifact lacks that engine's
+    files, EngineError when the engine cannot be loaded, or not there.
     """
     kind = artifact.engine if engine == "auto" else engine
     if kind not in ENGINES:
@@ -45,15 +50,26 @@ def load_engine(
         raise ArtifactError("the engine `remote` needs a server, and no other engine takes one")
     if kind not in (artifact.engine, "remote"):
         raise ArtifactError(f"this artifact holds files for {artifact.engine}, not for {kind}")
+    _check_device(kind, device)
     try:
-        return _loaded(kind, artifact, cache, threads, server)
+        return _loaded(kind, artifact, cache, threads, server, device)
     except (KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ArtifactError(f"{artifact.folder}: the model is not described: {what}") from None
 
 
+def _check_device(kind: str, device: str) -> None:
+    """Raises EngineError where that engine has no such device."""
+    if device not in DEVICES:
+        raise EngineError(f"no device {device!r}; known are {', '.join(DEVICES)}")
+    can = _DEVICES.get(kind, ())
+    if device != "auto" and device not in can:
+        where = f"runs on {can[0]} alone" if can else "runs where its server does"
+        raise EngineError(f"the engine {kind} {where}: --device {can[0] if can else 'auto'}")
+
+
 def _loaded(
-    kind: str, artifact: Artifact, cache: Cache, threads: int, server: Server | None
+    kind: str, artifact: Artifact, cache: Cache, threads: int, server: Server | None, device: str
 ) -> Engine:
     if server is not None:
         from proguard_edge.engine.remote import RemoteEngine
@@ -69,4 +85,4 @@ def _loaded(
         return TensorRTLLMEngine(artifact)
     from proguard_edge.engine.transformers import TransformersEngine
 
-    return TransformersEngine(artifact, threads)
+    return TransformersEngine(artifact, threads, device)

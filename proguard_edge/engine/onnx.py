@@ -37,6 +37,7 @@ class OnnxEngine:
     """Sessions, tables and buffers of one artifact. Sequences of several threads take turns."""
 
     kind = "onnx"
+    device = "cpu"
 
     def __init__(self, artifact: Artifact, cache: Cache, threads: int = 0) -> None:
         model = artifact.model

@@ -64,6 +64,7 @@ class RemoteEngine:
     """A server's model. Threads may share it; each has its own connection."""
 
     kind = "remote"
+    device = "server"
     image_token_id: int | None = None
 
     def __init__(self, artifact: Artifact, server: Server) -> None:

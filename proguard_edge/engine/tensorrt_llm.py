@@ -40,6 +40,7 @@ class TensorRTLLMEngine:
     """An `LLM` of the artifact's `trtllm/` folder. Threads take turns."""
 
     kind = "tensorrt_llm"
+    device = "cuda"
 
     def __init__(self, artifact: Artifact) -> None:
         model = artifact.model

@@ -30,6 +30,7 @@ class Judging:
     mode: Mode
     max_miss_rate: float | None
     reading: str
+    device: str = "cpu"
 
     @classmethod
     def of(cls, guard: Guard, policy: Policy | None, mode: Mode) -> Judging:
@@ -41,6 +42,7 @@ class Judging:
             mode=mode,
             max_miss_rate=guard.artifact.max_miss_rate,
             reading=guard.eyes.identity,
+            device=guard.engine.device,
         )
 
     def differences(self, other: Judging) -> list[str]:

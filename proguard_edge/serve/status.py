@@ -55,6 +55,7 @@ async def status(http: HttpRequest) -> dict[str, Any]:
     facts, recent = moderator.facts, moderator.recent
     return {
         "artifact": {"name": facts.artifact, "digest": facts.digest},
+        "engine": {"kind": facts.engine, "device": facts.device},
         "modalities": list(facts.modalities),
         "image_text_only": moderator.settings.guard.image_text_only,
         "modes": list(facts.modes),

@@ -27,6 +27,7 @@ class GuardSpec:
 
     artifact: Path | None = None
     engine: str = "auto"
+    device: str = "auto"
     threads: int = 0
     verify: bool = False
     public_key: Path | str | None = None
@@ -48,6 +49,8 @@ class GuardFacts:
     policy_is_fixed: bool
     modalities: tuple[str, ...]
     modes: tuple[str, ...]
+    engine: str
+    device: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def make_guard(spec: GuardSpec) -> tuple[Handler, GuardFacts]:
     guard = Guard.load(
         spec.artifact,
         spec.engine,
+        device=spec.device,
         threads=spec.threads,
         verify=spec.verify,
         public_key=spec.public_key,
@@ -92,6 +96,8 @@ def make_guard(spec: GuardSpec) -> tuple[Handler, GuardFacts]:
         known.policy_is_fixed,
         known.modalities,
         known.modes,
+        guard.engine.kind,
+        guard.engine.device,
     )
 
     def judge(job: Job) -> dict[str, Any]:

@@ -158,6 +158,20 @@ def test_a_broken_artifact_is_judged_by_nobody_and_ends_with_3(tmp_path):
     assert lines[-1].startswith(f"not fit to judge with {folder}: 2 problems")
 
 
+def test_a_key_that_did_not_sign_ends_with_3_and_one_that_is_none_says_so(tmp_path):
+    pytest.importorskip("model_signing")
+    from proguard_edge.signing import keygen
+
+    keygen(tmp_path / "maker.pem", tmp_path / "maker.pub")
+    done = run(tmp_path / "cache", "--public-key", tmp_path / "maker.pub")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("problem  artifact")
+    assert "artifact.sig: there is none" in done.stdout.splitlines()[0]
+    none = run(tmp_path / "cache", "--public-key", tmp_path / "maker.pem")
+    assert (none.returncode, none.stdout) == (3, "")
+    assert "no PEM file" in none.stderr
+
+
 def diagnosed(monkeypatch, *findings: Finding) -> None:
     import proguard_edge.doctor
 

@@ -167,9 +167,12 @@ def test_a_signature_that_was_taken_away_is_a_problem_with_a_key(here, pair):
     assert "not signed" in said
 
 
-def test_installing_the_same_bundle_again_brings_the_signature_back(made, pair, monkeypatch):
+def test_installing_the_same_bundle_again_mends_what_was_changed(made, pair, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(made.folder / "venv"))
     (made.folder / "manifest.sig").unlink()
+    (made.folder / "policies" / "ours.yaml").unlink()
+    (made.folder / "artifacts" / "a" / "artifact.json").write_bytes(b"[]")
+    assert len(problems(pair[1])) == 3
     install(made.folder.parents[2] / "7.pgb", pair[1], made.folder.parents[1])
     assert problems(pair[1]) == []
 

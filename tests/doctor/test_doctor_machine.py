@@ -256,3 +256,29 @@ def test_cuda_libraries_are_found_where_programs_look(monkeypatch, tmp_path):
     )
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/own:{tmp_path}/absent")
     assert graphics.libraries() == ["libcudart.so.12", "libcudnn.so.9"]
+
+
+def test_a_gpu_that_torch_sees_judges_an_artifact_for_transformers():
+    card = ["NVIDIA H100 80GB HBM3, 570.86, 81559 MiB, 1980 MHz"]
+    seen = graphics.judged(card, "NVRM", [], "transformers", True)
+    assert (seen.state, "judged on it" in seen.found) == ("ok", True)
+    unseen = graphics.judged(card, "NVRM", [], "transformers", False)
+    assert (unseen.state, "torch does not see it" in unseen.found) == ("warning", True)
+    assert graphics.judged([], None, [], "transformers").state == "note"
+
+
+@pytest.mark.parametrize(("engine", "asked"), [("transformers", True), ("onnx", False)])
+def test_torch_is_asked_only_where_there_is_a_gpu_and_the_engine_uses_it(
+    monkeypatch, starter, engine, asked
+):
+    looked_at = subject(
+        STARTER,
+        Answers({("torch_sees", None): True}) if asked else None,
+        artifact=replace(starter, engine=engine),
+    )
+    monkeypatch.setattr(system, "gpus", list)
+    (found,) = graphics.check(looked_at)
+    assert found.state in ("note", "warning")
+    monkeypatch.setattr(system, "gpus", lambda: ["a card"])
+    (found,) = graphics.check(looked_at)
+    assert ("judged on it" in found.found) is asked

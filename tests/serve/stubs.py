@@ -54,7 +54,9 @@ def make_judge(_spec: Any) -> tuple[Any, GuardFacts]:
             raise ZeroDivisionError(text)
         return _verdict(job, "unsafe" in text, "unseen" in text)
 
-    return judge, GuardFacts("stub", DIGEST, Policy.default(), False, ("text",), ("verdict",))
+    return judge, GuardFacts(
+        "stub", DIGEST, Policy.default(), False, ("text",), ("verdict",), "onnx", "cpu"
+    )
 
 
 def _verdict(job: Job, unsafe: bool, unseen: bool) -> dict[str, Any]:

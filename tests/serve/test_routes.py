@@ -330,6 +330,7 @@ def test_metrics_and_status_count_what_happened(client: TestClient) -> None:
     assert 'proguard_edge_verdicts_total{category="C9S3",label="unsafe"}' in text
     assert "proguard_edge_workers_ready 1.0" in text
     status = client.get("/v1/status").json()
+    assert status["engine"] == {"kind": "onnx", "device": "cpu"}
     assert status["seconds"]["p50"] <= status["seconds"]["p95"]
     newest = next(line for line in status["recent"] if line.get("label") == "unsafe")
     assert newest["category_id"] == "C9S3"
