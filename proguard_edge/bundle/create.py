@@ -34,7 +34,7 @@ SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
 SCRIPT_MODULES = (
     *("__init__.py", "errors.py", "signature.py", "stages.py"),
-    *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "install")),
+    *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "packages", "install")),
     "bundle/script.py",
 )
 

@@ -12,11 +12,9 @@ version in use as it was, and is cleared away by the next try.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,14 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE
+from proguard_edge.bundle.packages import VENV, first_verdict, make_environments
 from proguard_edge.bundle.verify import Manifest, Report, unpack
 from proguard_edge.errors import ArtifactError, InputError
-from proguard_edge.stages import STAGES
 
 COMPLETE = "complete"
-VENV = "venv"
-# Seconds for one step: pip, or a first verdict of a large model.
-STEP_S = 3600
 WRAPPER = """#!/bin/sh
 # Runs the version in use.
 exec {command} "$@"
@@ -82,15 +77,15 @@ def install(
             shutil.rmtree(final, ignore_errors=True)
             fresh.replace(final)
             say("installing packages, without a network")
-            _make_environment(final, manifest, say)
+            make_environments(final, manifest, say)
             say("trying it: a verdict")
-            _try(Installed(final, manifest))
+            first_verdict(final, manifest, Installed(final, manifest).artifact)
             os.sync()
             _write(final / COMPLETE, b"")
         else:
             say("it is here already; trying it: a verdict")
             _restore(fresh, final, manifest)
-            _try(Installed(final, manifest))
+            first_verdict(final, manifest, Installed(final, manifest).artifact)
         say("putting it in use")
         _use(prefix, final)
         _write(prefix / "bin" / "proguard-edge", _wrapper(prefix), 0o755)
@@ -170,73 +165,6 @@ def _check_release(prefix: Path, manifest: Manifest, downgrade: bool) -> None:
         f"release {manifest.release} is older than {used.manifest.release}, which is in use; "
         "`bundle rollback` goes back to the version before, --allow-downgrade installs it anyway"
     )
-
-
-def _make_environment(folder: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
-    """One environment for the runtime and what joins it, one for each stage that lives apart."""
-    unknown = [name for name in manifest.stages if name not in STAGES]
-    if unknown:
-        raise InputError(f"the stage {unknown[0]} is not known here: use the bundle's own script")
-    stages = [STAGES[name] for name in manifest.stages]
-    target = str(manifest.fields["target"])
-    _run([sys.executable, "-I", "-m", "venv", str(folder / VENV)], "python -m venv")
-    python = str(folder / VENV / "bin" / "python")
-    for stage in stages:
-        if stage.apart:
-            continue
-        lock = folder / "requirements" / stage.lock(target)
-        command = [
-            *(python, "-I", "-m", "pip", "install", "--quiet", "--no-input"),
-            *("--disable-pip-version-check", "--no-index", "--no-cache-dir"),
-            *("--find-links", str(folder / "wheels"), "--require-hashes", "-r", str(lock)),
-        ]
-        _run(command, f"pip install of the stage {stage.name}")
-    for stage in stages:
-        if stage.apart:
-            say(f"installing packages of the stage {stage.name}")
-            command = [python, "-I", "-m", "proguard_edge", "env", "create", stage.name]
-            command += ["--target", target, "--folder", str(folder / "envs" / stage.name)]
-            command += ["--wheelhouse", str(folder / "wheels")]
-            command += ["--locks", str(folder / "requirements")]
-            _run(command, f"the environment of the stage {stage.name}")
-
-
-def _try(installed: Installed) -> None:
-    """A verdict on a harmless text: what Python leaves with says nothing, 1 is also a traceback."""
-    python = installed.folder / VENV / "bin" / "python"
-    command = [str(python), "-I", "-m", "proguard_edge", "moderate", "--json", "--verify"]
-    command += ["--text", "How do I bake bread?"]
-    if installed.artifact is not None:
-        command += ["--artifact", str(installed.artifact)]
-    said = _run(command, "the first verdict", allowed=(0, 1))
-    try:
-        label = json.loads(said.strip().splitlines()[-1])["request"]["label"]
-    except (ValueError, LookupError, TypeError):
-        label = None
-    if label not in ("safe", "unsafe"):
-        raise InputError("the first verdict failed: what came is no verdict")
-    if "serve" in installed.manifest.stages:
-        _run([str(python), "-I", "-c", "import proguard_edge.serve.run"], "the server")
-
-
-def _run(command: list[str], what: str, allowed: tuple[int, ...] = (0,)) -> str:
-    """What it printed. Raises InputError when it leaves otherwise, or not at all."""
-    # No setting of this user's pip may bring an index back, none of Python's another module.
-    ours = ("PIP_", "PYTHON")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment["PIP_CONFIG_FILE"] = os.devnull
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=STEP_S
-        )
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror or error}") from None
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{what} took longer than {STEP_S} s") from None
-    if done.returncode not in allowed:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise InputError(f"{what} failed: {lines[-1]}")
-    return done.stdout
 
 
 def _use(prefix: Path, folder: Path) -> None:

@@ -16,7 +16,8 @@ from proguard_edge.artifact import Artifact
 from proguard_edge.artifact.format import MANIFEST as ARTIFACT
 from proguard_edge.artifact.format import file_digest
 from proguard_edge.bundle.archive import MANIFEST
-from proguard_edge.bundle.install import COMPLETE, VENV, Installed, installed_in
+from proguard_edge.bundle.install import COMPLETE, Installed, installed_in
+from proguard_edge.bundle.packages import VENV
 from proguard_edge.doctor.finding import Finding, Subject
 from proguard_edge.errors import ArtifactError, ProGuardEdgeError
 
