@@ -28,6 +28,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 if "onnxruntime" in sys.modules:
     sys.modules["onnxruntime"].disable_telemetry_events()
 
+# Hugging Face's libraries read it when they are imported. Nothing here asks a hub, with or without
+# it: paths are local. A program around us that needs the hub sets these to 0 before.
+for _name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    os.environ.setdefault(_name, "1")
+
 _HOME = {
     "Guard": "proguard_edge.guard",
     "Policy": "proguard_edge.policy",

@@ -74,7 +74,7 @@ def serve(
     scheme = "https" if certificate else "http"
     click.echo("loading", err=True)
 
-    def ready(name: str) -> None:
+    def ready(name: str, port: int) -> None:
         click.echo(f"{name} judges on {scheme}://{shown}:{port}", err=True)
 
     run(settings, Listen(host, port, certificate, key, access_log), ready)

@@ -86,7 +86,7 @@ def environment(variables: dict[str, str]) -> Finding:
     if found:
         remedy = "nothing to do: judging opens no connection, but with the engine `remote`"
         return Finding(NAME, "note", f"{', '.join(found)} set", remedy, details)
-    text = "no proxy is set; HF_HUB_OFFLINE is not needed: the runtime calls no hub"
+    text = "no proxy is set; the runtime calls no hub"
     return Finding(NAME, "ok", text, details=details)
 
 

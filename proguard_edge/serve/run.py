@@ -31,10 +31,10 @@ class Listen:
     access_log: bool = False
 
 
-def run(settings: Settings, listen: Listen, ready: Callable[[str], None]) -> None:
+def run(settings: Settings, listen: Listen, ready: Callable[[str, int], None]) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is under way, and return.
 
-    ready: told the artifact's name once it can judge.
+    ready: told the artifact's name and the port once it can judge.
 
     Raises InputError when the address cannot be had; whatever the engine or the audit log cannot
     start for.
@@ -42,12 +42,12 @@ def run(settings: Settings, listen: Listen, ready: Callable[[str], None]) -> Non
     asyncio.run(_run(settings, listen, ready))
 
 
-async def _run(settings: Settings, listen: Listen, ready: Callable[[str], None]) -> None:
+async def _run(settings: Settings, listen: Listen, ready: Callable[[str, int], None]) -> None:
     bound = _bind(listen)
     moderator = Moderator(settings)
     try:
         await moderator.start()
-        ready(moderator.facts.artifact)
+        ready(moderator.facts.artifact, bound.getsockname()[1])
         await _serve(settings, listen, moderator, bound)
     finally:
         await moderator.stop()
