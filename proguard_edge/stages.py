@@ -35,6 +35,14 @@ class Stage:
         common = target == "cpu" or self.any_python
         return f"{self.name}.txt" if common else f"{target}/{self.name}.txt"
 
+    def no_lock(self) -> str:
+        """What to say where a lock file is missing."""
+        there = " and ".join(self.targets)
+        return (
+            f"no lock file; those that came along for {self.name} are for {there}: make one for "
+            "this target and give its folder with --locks"
+        )
+
     def is_here(self) -> bool:
         """Whether this interpreter has its packages; nothing is imported."""
         return all(find_spec(module) is not None for module in self.modules)

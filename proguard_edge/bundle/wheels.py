@@ -60,7 +60,7 @@ class Wheelhouse:
         Raises InputError: no such lock, nothing for this machine, or what cannot be downloaded.
         """
         if not lock.is_file():
-            raise InputError(f"{lock}: no lock file for the stage {stage.name}")
+            raise InputError(f"{lock}: {stage.no_lock()}")
         if not stage.any_python and (self.python, self.machine) != (PYTHON, "x86_64"):
             raise InputError(
                 f"the stage {stage.name} is locked for Python {PYTHON} on x86_64, and the bundle "

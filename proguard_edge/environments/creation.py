@@ -83,7 +83,7 @@ def _lock(plan: Plan, stage: Stage) -> Path:
         raise InputError(f"{stage.name} and {plan.stage} cannot be in one environment")
     lock = plan.locks / stage.lock(plan.target)
     if not lock.is_file():
-        raise InputError(f"{lock}: there is no lock file of {stage.name} for {plan.target}")
+        raise InputError(f"{lock}: {stage.no_lock()}")
     return lock
 
 
