@@ -128,9 +128,9 @@ def test_no_command_speaks_to_another_machine(folder):
 def test_a_server_and_its_workers_speak_to_nobody_but_their_client(folder, monkeypatch):
     for name, value in environment(folder).items():
         monkeypatch.setenv(name, value)
-    with served(folder / "log", "--audit", str(folder / "audit")) as server:
-        with Client(server.url) as client:
-            assert client.moderate("How do I bake bread?").request.label == "safe"
+    audit = ("--audit", str(folder / "audit"))
+    with served(folder / "log", *audit) as server, Client(server.url) as client:
+        assert client.moderate("How do I bake bread?").request.label == "safe"
     assert not (folder / "spoken_to").exists(), (folder / "spoken_to").read_text()
 
 

@@ -122,9 +122,8 @@ def test_stages_that_conflict_do_not_come_into_one_environment():
 
 
 def test_a_target_without_a_lock_is_refused():
-    with pytest.raises(
-        InputError, match=r"cuda12/export\.txt: no lock file; .* for export are for cpu and cuda13"
-    ):
+    told = r"cuda12/export\.txt: no lock file; .* for export are for cpu and cuda13"
+    with pytest.raises(InputError, match=told):
         create(Plan("export", target="cuda12"))
 
 
