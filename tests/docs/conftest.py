@@ -1,0 +1,32 @@
+"""One folder of stand-ins, copied for each page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from docsandbox import STARTER, Sandbox
+from docstandins import fill
+from served import free_port
+
+
+@pytest.fixture(scope="session")
+def standins(tiny: Path, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("standins") / "all"
+    folder.mkdir()
+    fill(folder, tiny, tiny_onnx)
+    return folder
+
+
+@pytest.fixture
+def sandbox(standins: Path, tmp_path: Path) -> Callable[[], Sandbox]:
+    """Makes the folder of a page's reader."""
+
+    def make() -> Sandbox:
+        shutil.copytree(standins, tmp_path / "reader")
+        replaced = {"proguard_edge/starter/artifact": str(STARTER)}
+        return Sandbox(tmp_path / "reader", free_port(), replaced)
+
+    return make

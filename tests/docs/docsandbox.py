@@ -1,0 +1,150 @@
+"""A folder in which a page's commands run, with stand-ins for what its reader has."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from docpages import Block, Command
+
+import proguard_edge
+
+STARTER = Path(proguard_edge.__file__).parent / "starter" / "artifact"
+LIMIT_S = 1800
+# What a page calls by an absolute path lies in the sandbox; a server listens on a port of its own.
+MOVED = ("/models/", "/opt/proguard", "/var/lib/proguard", "/media/carry", "/etc/proguard")
+# pip is asked for nothing: what it would install is there. `docparse` looks at what it is told.
+PIP = "#!/bin/sh\nexit 0\n"
+HEAD = """
+check() {{ case "|$2|" in *"|$1|"*) ;; *) echo "exit code $1, not $2" >&2; exit 97;; esac; }}
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+"""
+STEP = """
+exec >"$LOGS/{number}.txt" 2>&1
+echo "$EPOCHREALTIME {number}" >>"$LOGS/times"
+set +e
+{text}
+code=$?
+set -e
+check $code {exits}
+"""
+TAIL = 'echo "$EPOCHREALTIME end" >>"$LOGS/times"\n'
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command that was run. seconds: how long it took. output: what it printed."""
+
+    block: Block
+    command: Command
+    seconds: float
+    output: str
+
+
+@dataclass
+class Sandbox:
+    """folder: where commands run. port: of a server. replaced: text → what stands in for it."""
+
+    folder: Path
+    port: int
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    before: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for path in MOVED:
+            (self.folder / path.strip("/")).parent.mkdir(parents=True, exist_ok=True)
+        tools = self.folder / ".bin"
+        tools.mkdir(exist_ok=True)
+        (tools / "pip").write_text(PIP)
+        (tools / "pip").chmod(0o755)
+
+    def run(self, blocks: Sequence[Block], name: str = "page") -> list[Step]:
+        """Run the blocks' commands in one bash, in order. Raises AssertionError at the first that
+        leaves otherwise than its page says, with all that it printed."""
+        logs = self.folder / f".{name}"
+        logs.mkdir()
+        steps: list[tuple[Block, Command]] = []
+        script = [HEAD.format()]
+        for block in blocks:
+            for command in self._commands(block):
+                text, number = self._moved(command.text), len(steps)
+                script.append(STEP.format(text=text, number=number, exits=shlex.quote(command.exits)))
+                steps.append((block, command))
+        path = logs / "script.sh"
+        path.write_text("".join([*script, TAIL]), encoding="utf-8")
+        done = subprocess.run(
+            [*self.before, "bash", "-euo", "pipefail", str(path)],
+            cwd=self.folder,
+            env=self._environment(logs),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIMIT_S,
+            text=True,
+            check=False,
+        )
+        times = [line.split() for line in (logs / "times").read_text().splitlines()]
+        if done.returncode:
+            block, command = steps[int(times[-1][1])]
+            said = (logs / f"{times[-1][1]}.txt").read_text(errors="replace")[-3000:]
+            raise AssertionError(
+                f"{block.page}:{command.line}: {command.text}\n{said}{done.stderr[-1000:]}"
+            )
+        begun = [float(at) for at, _ in times]
+        return [
+            Step(*step, begun[i + 1] - begun[i], (logs / f"{i}.txt").read_text(errors="replace"))
+            for i, step in enumerate(steps)
+        ]
+
+    def _commands(self, block: Block) -> list[Command]:
+        if block.language == "sh":
+            return block.commands
+        if name := block.directives.get("file"):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(block.text + "\n", encoding="utf-8")
+            return []
+        if block.language != "python":
+            return []
+        path = self.folder / f".block-{block.line}.py"
+        path.write_text(self._moved(block.text) + "\n", encoding="utf-8")
+        runner = Path(__file__).with_name("docpython.py")
+        words = [sys.executable, str(runner), str(path)]
+        return [Command(shlex.join(words), block.line)]
+
+    def _moved(self, text: str) -> str:
+        for old, new in self.replaced.items():
+            text = text.replace(old, new)
+        for old in MOVED:
+            text = re.sub(rf"(?<![\w/.]){re.escape(old)}", f"{self.folder}{old}", text)
+        text = text.replace("127.0.0.1:8080", f"127.0.0.1:{self.port}")
+        return re.sub(r"(proguard-edge serve)\b", rf"\1 --port {self.port}", text)
+
+    def _environment(self, logs: Path) -> dict[str, str]:
+        tools = (self.folder / ".bin", Path(sys.executable).parent)
+        path = os.pathsep.join([*map(str, tools), os.environ["PATH"]])
+        # Lines that a narrow terminal would wrap could not be compared.
+        return {**os.environ, "PATH": path, "LOGS": str(logs), "COLUMNS": "200"}
+
+
+def runnable(block: Block, *, slow: bool) -> bool:
+    """Whether a block is run now: also the slow ones, and what needs a module that is there."""
+    if "not run" in block.directives or ("slow" in block.directives and not slow):
+        return False
+    needs = block.directives.get("needs", "").split()
+    return all(find_spec(name) is not None for name in needs)
+
+
+def unlike(block: Block, output: str) -> list[str]:
+    """Lines of an output block that stand nowhere in the output; … stands for anything."""
+    return [
+        line
+        for line in map(str.strip, block.text.splitlines())
+        if line
+        and not re.search(r".*".join(map(re.escape, map(str.strip, line.split("…")))), output)
+    ]
