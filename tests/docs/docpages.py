@@ -124,10 +124,14 @@ def how(block: Block) -> str:
     """How the tests check a block, in words."""
     if "not run" in block.directives:
         return f"parsed: {block.directives['not run']}"
+    if "side" in block.directives:
+        return f"run (slow) on the {block.directives['side']} of an air gap"
     if block.language in ("sh", "python"):
         slow = " (slow)" if "slow" in block.directives else ""
         needs = f" where {block.directives['needs']} is" if "needs" in block.directives else ""
         return f"run{slow}{needs}"
+    if block.language == "ini":
+        return "parsed: its ExecStart"
     if block.language == "text":
         return "compared with the output" if "output" in block.directives else "read"
     if block.language in ("yaml", "json"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,14 @@ LIMIT_S = 1800
 # What a page calls by an absolute path lies in the sandbox; a server listens on a port of its own.
 MOVED = ("/models/", "/opt/proguard", "/var/lib/proguard", "/media/carry", "/etc/proguard")
 # pip is asked for nothing: what it would install is there. `docparse` looks at what it is told.
-PIP = "#!/bin/sh\nexit 0\n"
+TOOLS = {
+    "pip": "#!/bin/sh\nexit 0\n",
+    # A page asks with `curl -s`, whose exit code is 0 also for an HTTP error.
+    "curl": f'#!/bin/sh\nexec {shutil.which("curl")} --fail-with-body "$@"\n',
+}
 HEAD = """
 check() {{ case "|$2|" in *"|$1|"*) ;; *) echo "exit code $1, not $2" >&2; exit 97;; esac; }}
-trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 """
 STEP = """
 exec >"$LOGS/{number}.txt" 2>&1
@@ -50,20 +55,24 @@ class Step:
 
 @dataclass
 class Sandbox:
-    """folder: where commands run. port: of a server. replaced: text → what stands in for it."""
+    """folder: where commands run. port: of a server. replaced: text → what stands in for it.
+    before: words that a shell is started by. own_tools: this environment's commands, on its PATH.
+    """
 
     folder: Path
     port: int
     replaced: Mapping[str, str] = field(default_factory=dict)
     before: Sequence[str] = ()
+    own_tools: bool = True
 
     def __post_init__(self) -> None:
         for path in MOVED:
             (self.folder / path.strip("/")).parent.mkdir(parents=True, exist_ok=True)
         tools = self.folder / ".bin"
         tools.mkdir(exist_ok=True)
-        (tools / "pip").write_text(PIP)
-        (tools / "pip").chmod(0o755)
+        for name, script in TOOLS.items():
+            (tools / name).write_text(script)
+            (tools / name).chmod(0o755)
 
     def run(self, blocks: Sequence[Block], name: str = "page") -> list[Step]:
         """Run the blocks' commands in one bash, in order. Raises AssertionError at the first that
@@ -126,8 +135,10 @@ class Sandbox:
         return re.sub(r"(proguard-edge serve)\b", rf"\1 --port {self.port}", text)
 
     def _environment(self, logs: Path) -> dict[str, str]:
-        tools = (self.folder / ".bin", Path(sys.executable).parent)
-        path = os.pathsep.join([*map(str, tools), os.environ["PATH"]])
+        own = Path(sys.executable).parent
+        others = [p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != own]
+        tools = [self.folder / ".bin", *([own] if self.own_tools else [])]
+        path = os.pathsep.join([*map(str, tools), *others])
         # Lines that a narrow terminal would wrap could not be compared.
         return {**os.environ, "PATH": path, "LOGS": str(logs), "COLUMNS": "200"}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from proguard_edge.guard import Guard
 from proguard_edge.policy import Policy
 
 CHECKPOINTS = ("models/ProGuard-3B", "models/ProGuard-7B", "CHECKPOINT", "TEACHER")
@@ -58,16 +59,24 @@ def fill(folder: Path, checkpoint: Path, artifact: Path) -> None:
     """Write all of it into `folder`. artifact: of the checkpoint, for texts and pictures."""
     for name in CHECKPOINTS:
         shutil.copytree(checkpoint, folder / name)
+        _lengthen(folder / name / "config.json")
     for name in ARTIFACTS:
         shutil.copytree(artifact, folder / name)
     _texts(folder)
     _pictures(folder)
     _rows(folder)
+    _write(folder / "ROWS" / "rows.jsonl", _as_scored(labelled(160, 1000), artifact))
     (folder / "taxonomy.yaml").write_text(TAXONOMY, encoding="utf-8")
     (folder / "policies").mkdir()
     for path in (folder / "reference.yaml", folder / "policies" / "reference.yaml"):
-        Policy.import_reference(folder / "taxonomy.yaml").to_yaml()
         path.write_text(Policy.import_reference(folder / "taxonomy.yaml").to_yaml())
+
+
+def _lengthen(config: Path) -> None:
+    """onnxruntime-genai asks for room that the tiny checkpoint does not promise."""
+    found = json.loads(config.read_text(encoding="utf-8"))
+    found["text_config"]["max_position_embeddings"] = 32768
+    config.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _texts(folder: Path) -> None:
@@ -108,13 +117,26 @@ def labelled(count: int, offset: int = 0) -> list[dict[str, object]]:
     return found
 
 
+def _as_scored(rows: list[dict[str, object]], artifact: Path) -> list[dict[str, object]]:
+    """The rows' texts, without responses, labelled as the random model scores them, but for every
+    seventh: nothing can be calibrated where scores say nothing of labels."""
+    with Guard.load(artifact, threads=1) as guard:
+        scores = [guard.moderate(str(row["user"])).request.score for row in rows]
+    middle = sorted(scores)[len(scores) // 2]
+    for number, (row, score) in enumerate(zip(rows, scores, strict=True)):
+        unsafe = (score > middle) != (number % 7 == 0)
+        label, category = ("unsafe", "C8S1") if unsafe else ("safe", None)
+        row |= {"request_label": label, "category": category}
+        row |= {"response": None, "response_label": None}
+    return rows
+
+
 def _rows(folder: Path) -> None:
     # Rows to judge have no label; the readers of labelled rows take files and folders.
     plain = [{"id": f"r{n}", "user": text} for n, text in enumerate((*SAFE[:2], UNSAFE[0]))]
     _write(folder / "rows.jsonl.gz", plain)
     _write(folder / "rows.jsonl", plain)
     _write(folder / "labelled.jsonl", labelled(60))
-    _write(folder / "ROWS" / "rows.jsonl", labelled(160, 1000))
     _write(folder / "DATA" / "train.jsonl", labelled(80, 2000))
     _write(folder / "EVAL.jsonl", labelled(20, 3000))
     _write(folder / "HELD_OUT_ROWS" / "rows.jsonl", labelled(60, 4000))

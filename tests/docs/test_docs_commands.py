@@ -11,14 +11,22 @@ from pathlib import Path
 import docparse
 import pytest
 import yaml
-from docpages import PAGES, ROOT, Block, blocks, blocks_of, how
+from docpages import PAGES, ROOT, Block, Command, blocks, blocks_of, how
 from docparse import TO_COME, problems
 from docsandbox import Sandbox, Step, runnable, unlike
 
 RUN = ("sh", "python", "yaml", "json")
 # Run by test_air_gap_runbook.py, which needs the network and minutes.
 RUNBOOK = "docs/air-gap.md"
-FAST = tuple(page for page in PAGES if page != RUNBOOK)
+
+def pages(*, slow: bool) -> list[str]:
+    """Pages with something to run now; of the slow ones, pages that have more to run."""
+
+    def count(page: str, slow: bool) -> int:
+        return sum(b.language in RUN[:2] and runnable(b, slow=slow) for b in blocks(page))
+
+    found = [page for page in PAGES if page != RUNBOOK]
+    return [p for p in found if count(p, slow) > (count(p, False) if slow else 0)]
 
 
 def every_block(*languages: str) -> list[Block]:
@@ -46,15 +54,13 @@ def check_page(page: str, sandbox: Sandbox, *, slow: bool) -> list[Step]:
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the pages ask servers with curl")
-@pytest.mark.parametrize("page", FAST)
+@pytest.mark.parametrize("page", pages(slow=False))
 def test_the_commands_of_a_page_do_what_it_says(page: str, sandbox: Callable[[], Sandbox]) -> None:
     check_page(page, sandbox(), slow=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [p for p in FAST if any("slow" in b.directives for b in blocks(p))]
-)
+@pytest.mark.parametrize("page", pages(slow=True))
 def test_the_slow_commands_too(page: str, sandbox: Callable[[], Sandbox]) -> None:
     check_page(page, sandbox(), slow=True)
 
@@ -92,6 +98,12 @@ def test_data_and_python_can_be_read(block: Block) -> None:
         json.loads(block.text)
     else:
         assert yaml.safe_load(block.text)
+
+
+@pytest.mark.parametrize("block", every_block("ini"), ids=lambda block: block.where)
+def test_a_service_starts_what_exists(block: Block) -> None:
+    (line,) = [line for line in block.text.splitlines() if line.startswith("ExecStart=")]
+    assert problems(Command(line.removeprefix("ExecStart="), block.line)) == []
 
 
 def page_of(*lines: str) -> list[Block]:
