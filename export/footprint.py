@@ -113,7 +113,15 @@ def parts_table() -> str:
             sizes = [_gb(count * each) for each in (4.0, HALF, BYTES["int8"])]
             sizes += [_gb(count * each) if name == "decoder" else "–" for each in few]
             rows.append([f"{model} {name}", f"{count / 1e9:.3f}", *sizes])
-    head = ["part", "10⁹ weights", "float32", "bfloat16", "8 bits", "4 bits (ONNX)", "4 bits (GPTQ)"]
+    head = [
+        "part",
+        "10⁹ weights",
+        "float32",
+        "bfloat16",
+        "8 bits",
+        "4 bits (ONNX)",
+        "4 bits (GPTQ)",
+    ]
     return _table(head, rows)
 
 

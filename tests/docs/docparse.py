@@ -12,11 +12,21 @@ from pathlib import Path
 import click
 from docpages import ROOT, Command
 
+from proguard_edge.cli import main
+
 # Lines of commands that are being made elsewhere: none of them parses yet. Delete a line as soon as
 # its command is there; a line that parses fails the tests.
 TO_COME: tuple[str, ...] = (
     "moderate --artifact /models/guard-bf16 --device cuda",
     "serve --artifact /models/guard-bf16 --device cuda",
+    "proguard-edge artifact sign ARTIFACT",
+    "proguard-edge artifact verify ARTIFACT --public-key",
+    "proguard-edge doctor ARTIFACT --public-key",
+    "proguard-edge env create ocr",
+    "proguard-edge env create gptq",
+    "proguard-edge env list",
+    "bundle create -o full-1.pgb",
+    "bundle create -o gpu-1.pgb",
 )
 
 _INNER = re.compile(r"\$\(([^()]*)\)")
@@ -32,7 +42,7 @@ def problems(command: Command) -> list[str]:
         name = Path(words[0]).name
         rest = words[1:]
         if name == "proguard-edge":
-            found += _click_problems(rest)
+            found += _click_problems(rest, main, name)
         elif name == "pip":
             found += _pip_problems(rest)
         elif _PYTHON.match(name):
@@ -59,7 +69,9 @@ def simple_commands(text: str) -> list[list[str]]:
         else:
             found[-1].append(word)
     outer = [_without_prefix(words) for words in found if words]
-    return [words for words in outer if words] + [w for each in inner for w in simple_commands(each)]
+    return [words for words in outer if words] + [
+        w for each in inner for w in simple_commands(each)
+    ]
 
 
 def _without_prefix(words: list[str]) -> list[str]:
@@ -69,12 +81,8 @@ def _without_prefix(words: list[str]) -> list[str]:
     return words
 
 
-def _click_problems(words: list[str]) -> list[str]:
-    from proguard_edge.cli import main
-
-    command: click.Command = main
+def _click_problems(words: list[str], command: click.Command, name: str) -> list[str]:
     context: click.Context | None = None
-    name = "proguard-edge"
     try:
         while True:
             context = command.make_context(name, list(words), parent=context)
@@ -110,9 +118,11 @@ def _python_problems(words: list[str]) -> list[str]:
     words = [word for word in words if word != "-I"]
     if words[:1] == ["-m"]:
         try:
-            importlib.import_module(words[1])
+            module = importlib.import_module(words[1])
         except ModuleNotFoundError as error:
             return [f"python -m {words[1]}: {error}"]
+        if isinstance(found := getattr(module, "main", None), click.Command):
+            return _click_problems(words[2:], found, words[1])
     if words and words[0].endswith(".pyz"):
         return _script_problems(words[1:])
     return []

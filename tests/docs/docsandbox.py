@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from docpages import Block, Command
@@ -84,7 +85,9 @@ class Sandbox:
         for block in blocks:
             for command in self._commands(block):
                 text, number = self._moved(command.text), len(steps)
-                script.append(STEP.format(text=text, number=number, exits=shlex.quote(command.exits)))
+                script.append(
+                    STEP.format(text=text, number=number, exits=shlex.quote(command.exits))
+                )
                 steps.append((block, command))
         path = logs / "script.sh"
         path.write_text("".join([*script, TAIL]), encoding="utf-8")
@@ -149,6 +152,19 @@ def runnable(block: Block, *, slow: bool) -> bool:
         return False
     needs = block.directives.get("needs", "").split()
     return all(find_spec(name) is not None for name in needs)
+
+
+def compare(found: Sequence[Block], steps: Sequence[Step]) -> None:
+    """Check what a page's blocks show as output of the blocks above them; prints every step."""
+    said: dict[int, str] = {}
+    for step in steps:
+        said[step.block.line] = said.get(step.block.line, "") + step.output
+        where = f"{step.block.page}:{step.command.line}"
+        print(f"{step.seconds:7.1f} s  {where}  {step.command.text[:100]}")
+    for before, block in pairwise(found):
+        if "output" in block.directives and before.line in said:
+            missing = unlike(block, said[before.line])
+            assert not missing, f"{block.where}: {missing} not in\n{said[before.line]}"
 
 
 def unlike(block: Block, output: str) -> list[str]:

@@ -13,11 +13,12 @@ import pytest
 import yaml
 from docpages import PAGES, ROOT, Block, Command, blocks, blocks_of, how
 from docparse import TO_COME, problems
-from docsandbox import Sandbox, Step, runnable, unlike
+from docsandbox import Sandbox, Step, compare, runnable
 
 RUN = ("sh", "python", "yaml", "json")
 # Run by test_air_gap_runbook.py, which needs the network and minutes.
 RUNBOOK = "docs/air-gap.md"
+
 
 def pages(*, slow: bool) -> list[str]:
     """Pages with something to run now; of the slow ones, pages that have more to run."""
@@ -42,14 +43,7 @@ def check_page(page: str, sandbox: Sandbox, *, slow: bool) -> list[Step]:
     found = blocks(page)
     chosen = [b for b in found if b.language in RUN and runnable(b, slow=slow)]
     steps = sandbox.run(chosen)
-    said: dict[int, str] = {}
-    for step in steps:
-        said[step.block.line] = said.get(step.block.line, "") + step.output
-        print(f"{step.seconds:6.1f} s  {page}:{step.command.line}  {step.command.text[:90]}")
-    for before, block in zip(found, found[1:], strict=False):
-        if "output" in block.directives and before.line in said:
-            missing = unlike(block, said[before.line])
-            assert not missing, f"{block.where}: {missing} not in\n{said[before.line]}"
+    compare(found, steps)
     return steps
 
 
@@ -155,7 +149,9 @@ def test_a_page_that_is_written_wrongly_is_an_error(lines: tuple[str, ...]) -> N
 
 
 def test_a_directive_belongs_to_the_next_block_alone() -> None:
-    first, second = page_of("<!-- slow -->", "", "```sh", "true", "```", "Text.", "```sh", "true", "```")
+    first, second = page_of(
+        "<!-- slow -->", "", "```sh", "true", "```", "Text.", "```sh", "true", "```"
+    )
     assert "slow" in first.directives
     assert not second.directives
 

@@ -15,7 +15,9 @@ def air_gap() -> str:
     """Seconds by step, of the run that the page is about."""
     path = ROOT / "bench" / "results" / "air_gap.json"
     seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
-    return "\n".join(["| step | seconds |", "|---|---|", *(f"| {k} | {v} |" for k, v in seconds.items())])
+    return "\n".join(
+        ["| step | seconds |", "|---|---|", *(f"| {k} | {v} |" for k, v in seconds.items())]
+    )
 
 
 MADE: dict[str, Callable[[], str]] = {**TABLES, "air gap": air_gap}

@@ -167,4 +167,6 @@ def test_what_bitsandbytes_takes_on_disk_is_as_measured_on_the_starter():
         for recipe in map(Recipe.load, ("bnb-int8", "bnb-nf4"))
     ]
     # The difference is the decoder's alone: everything else stays as it was in both.
-    assert kept[0] - kept[1] == pytest.approx(megabytes["bnb-int8"] - megabytes["bnb-nf4"], rel=0.02)
+    assert kept[0] - kept[1] == pytest.approx(
+        megabytes["bnb-int8"] - megabytes["bnb-nf4"], rel=0.02
+    )
