@@ -29,7 +29,7 @@ TOOLS = {
     "curl": f'#!/bin/sh\nexec {shutil.which("curl")} --fail-with-body "$@"\n',
 }
 HEAD = """
-check() {{ case "|$2|" in *"|$1|"*) ;; *) echo "exit code $1, not $2" >&2; exit 97;; esac; }}
+check() { case "|$2|" in *"|$1|"*) ;; *) echo "exit code $1, not $2" >&2; exit 97;; esac; }
 trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 """
 STEP = """
@@ -80,19 +80,11 @@ class Sandbox:
         leaves otherwise than its page says, with all that it printed."""
         logs = self.folder / f".{name}"
         logs.mkdir()
-        steps: list[tuple[Block, Command]] = []
-        script = [HEAD.format()]
-        for block in blocks:
-            for command in self._commands(block):
-                text, number = self._moved(command.text), len(steps)
-                script.append(
-                    STEP.format(text=text, number=number, exits=shlex.quote(command.exits))
-                )
-                steps.append((block, command))
-        path = logs / "script.sh"
-        path.write_text("".join([*script, TAIL]), encoding="utf-8")
+        commands = [(block, command) for block in blocks for command in self._commands(block)]
+        script = logs / "script.sh"
+        script.write_text(self._script([command for _, command in commands]), encoding="utf-8")
         done = subprocess.run(
-            [*self.before, "bash", "-euo", "pipefail", str(path)],
+            [*self.before, "bash", "-euo", "pipefail", str(script)],
             cwd=self.folder,
             env=self._environment(logs),
             stdin=subprocess.DEVNULL,
@@ -101,18 +93,26 @@ class Sandbox:
             text=True,
             check=False,
         )
+        said = [(logs / f"{i}.txt") for i in range(len(commands))]
+        outputs = [path.read_text(errors="replace") if path.exists() else "" for path in said]
         times = [line.split() for line in (logs / "times").read_text().splitlines()]
         if done.returncode:
-            block, command = steps[int(times[-1][1])]
-            said = (logs / f"{times[-1][1]}.txt").read_text(errors="replace")[-3000:]
-            raise AssertionError(
-                f"{block.page}:{command.line}: {command.text}\n{said}{done.stderr[-1000:]}"
-            )
-        begun = [float(at) for at, _ in times]
+            last = int(times[-1][1])
+            block, command = commands[last]
+            where = f"{block.page}:{command.line}: {command.text}"
+            raise AssertionError(f"{where}\n{outputs[last][-3000:]}{done.stderr[-1000:]}")
+        took = [float(after[0]) - float(before[0]) for before, after in pairwise(times)]
         return [
-            Step(*step, begun[i + 1] - begun[i], (logs / f"{i}.txt").read_text(errors="replace"))
-            for i, step in enumerate(steps)
+            Step(block, command, seconds, output)
+            for (block, command), seconds, output in zip(commands, took, outputs, strict=True)
         ]
+
+    def _script(self, commands: Sequence[Command]) -> str:
+        steps = (
+            STEP.format(text=self._moved(c.text), number=number, exits=shlex.quote(c.exits))
+            for number, c in enumerate(commands)
+        )
+        return "".join([HEAD, *steps, TAIL])
 
     def _commands(self, block: Block) -> list[Command]:
         if block.language == "sh":

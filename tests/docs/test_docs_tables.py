@@ -45,6 +45,12 @@ def test_every_table_that_is_made_stands_in_a_page_and_the_other_way_round() -> 
     assert set(STANDING) == set(MADE)
 
 
+def test_the_size_of_the_bundle_is_the_measured_one() -> None:
+    measured = json.loads((ROOT / "bench" / "results" / "air_gap.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "air-gap.md").read_text(encoding="utf-8")
+    assert f"a bundle of {measured['bundle_bytes'] / 1e6:.0f} MB" in page
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_a_table_says_what_is_computed(name: str) -> None:
     assert STANDING[name] == MADE[name]()
