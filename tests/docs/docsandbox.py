@@ -41,7 +41,15 @@ code=$?
 set -e
 check $code {exits}
 """
-TAIL = 'echo "$EPOCHREALTIME end" >>"$LOGS/times"\n'
+# A server that a page leaves running ends as pages say: on SIGTERM, with 0.
+TAIL = """
+echo "$EPOCHREALTIME end" >>"$LOGS/times"
+for pid in $(jobs -p); do
+    kill -TERM "$pid" 2>/dev/null || true
+    set +e; wait "$pid"; code=$?; set -e
+    check $code 0
+done
+"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ class Sandbox:
         outputs = [path.read_text(errors="replace") if path.exists() else "" for path in said]
         times = [line.split() for line in (logs / "times").read_text().splitlines()]
         if done.returncode:
-            last = int(times[-1][1])
+            # Behind the last command a server may end otherwise than with 0.
+            last = len(commands) - 1 if times[-1][1] == "end" else int(times[-1][1])
             block, command = commands[last]
             where = f"{block.page}:{command.line}: {command.text}"
             raise AssertionError(f"{where}\n{outputs[last][-3000:]}{done.stderr[-1000:]}")
@@ -160,7 +169,7 @@ def compare(found: Sequence[Block], steps: Sequence[Step]) -> None:
     for step in steps:
         said[step.block.line] = said.get(step.block.line, "") + step.output
         where = f"{step.block.page}:{step.command.line}"
-        print(f"{step.seconds:7.1f} s  {where}  {step.command.text[:100]}")
+        print(f"{step.seconds:7.1f} s  {where}  {step.command.text.splitlines()[0][:100]}")
     for before, block in pairwise(found):
         if "output" in block.directives and before.line in said:
             missing = unlike(block, said[before.line])

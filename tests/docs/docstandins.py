@@ -137,7 +137,7 @@ def _rows(folder: Path) -> None:
     # Rows to judge have no label; the readers of labelled rows take files and folders.
     plain = [{"id": f"r{n}", "user": text} for n, text in enumerate((*SAFE[:2], UNSAFE[0]))]
     _write(folder / "rows.jsonl.gz", plain)
-    _write(folder / "rows.jsonl", plain)
+    _write(folder / "rows.jsonl", labelled(24, 6000))
     _write(folder / "labelled.jsonl", labelled(60))
     _write(folder / "DATA" / "train.jsonl", labelled(80, 2000))
     _write(folder / "EVAL.jsonl", labelled(20, 3000))
