@@ -32,6 +32,7 @@ TO_COME: tuple[str, ...] = (
 _INNER = re.compile(r"\$\(([^()]*)\)")
 _EXTRAS = re.compile(r"^(?:\.|proguard-edge|.*\.whl)\[([\w,-]+)\]$")
 _PYTHON = re.compile(r"^python(3(\.\d+)?)?$")
+BEFORE = ("sudo", "time", "nohup", "exec", "if", "then", "else", "elif", "while", "do", "!", "{")
 _SPLIT = {"|", "||", "&&", ";", "&"}
 
 
@@ -75,8 +76,8 @@ def simple_commands(text: str) -> list[list[str]]:
 
 
 def _without_prefix(words: list[str]) -> list[str]:
-    """What `sudo -u NAME`, `time` or `nohup` runs."""
-    while words and words[0] in ("sudo", "time", "nohup"):
+    """What `sudo -u NAME`, `time`, `nohup` or a word of the shell's own runs."""
+    while words and words[0] in BEFORE:
         words = words[3:] if words[1:2] == ["-u"] else words[1:]
     return words
 

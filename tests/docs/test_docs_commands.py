@@ -127,6 +127,7 @@ def test_a_command_that_leaves_otherwise_than_its_page_says_is_found(
         "python3.11 -I proguard-edge-bundle.pyz install guard.pgb --prefix /opt/proguard",
         "sudo -u proguard /opt/proguard/bin/proguard-edge serve --ports 1 &",
         "curl -s http://127.0.0.1:8080/readyz && proguard-edge doctors",
+        "if ! proguard-edge moderate --texts letter.txt >/dev/null; then echo no; fi",
     ],
 )
 def test_a_command_that_cannot_work_is_found_without_running_it(text: str) -> None:
