@@ -20,6 +20,8 @@ GB = 1e9
 BYTES = {"float32": 4.0, "float16": 2.0, "fp32": 4.0, "fp16w": 2.0}
 # Of tables and of towers: 8 bits in blocks of 32 that share a float16.
 BYTES["int8"] = 1.0 + 2 / 32
+# A weight of the decoder as bitsandbytes writes it, scales included.
+BNB_BYTES = {"nf4": 0.56, "int8": 1.0}
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,10 @@ def need(step: Step, weights: Weights, *, vision: bool = True) -> Need:
     quantized = half - 1.47 * weights.decoder
     if step.stage == "onnx":
         precision = str(step.options.get("precision", "int4"))
-        kept = weights.decoder * _decoder_bytes(step)
-        kept += (weights.table + weights.head) * BYTES[str(step.options.get("embeddings", "int8"))]
-        kept += tower * BYTES[str(step.options.get("vision_precision", "fp16w"))]
+        parts = onnx_parts(step, weights, tower)
         whole = 4.0 * weights.decoder
-        result = whole if precision == "fp32" else weights.decoder * _decoder_bytes(step)
-        return Need(kept, whole, max(0.9 * half, result) + 1.5 * GB)
+        result = whole if precision == "fp32" else parts[0]
+        return Need(sum(parts), whole, max(0.9 * half, result) + 1.5 * GB)
     if step.stage == "ranges":
         return Need(0.01 * GB, 0.0, half + 1.5 * GB)
     if step.stage in ("gptq", "rtn", "trtllm"):
@@ -132,10 +132,19 @@ def need(step: Step, weights: Weights, *, vision: bool = True) -> Need:
         # The graphs, and beside them the folder that engines are built from.
         return Need(2.2 * quantized, 0.0, 2.0 * half + 2.0 * GB)
     if step.stage == "bnb":
-        return Need(0.56 * weights.decoder + half - 2.0 * weights.decoder, 0.0, 1.3 * half)
+        a_weight = BNB_BYTES[str(step.options.get("kind", "nf4"))]
+        return Need(half - (2.0 - a_weight) * weights.decoder, 0.0, 1.3 * half)
     if step.stage == "transformers":
         return Need(quantized if "gptq" in step.inputs else half, 0.0, 1.0 * GB)
     return Need(0.1 * GB, 0.0, 1.5 * GB)
+
+
+def onnx_parts(step: Step, weights: Weights, tower: int) -> tuple[float, float, float]:
+    """Bytes of an ONNX artifact's decoder, of its tables, and of a vision tower of so many
+    weights."""
+    tables = (weights.table + weights.head) * BYTES[str(step.options.get("embeddings", "int8"))]
+    vision = tower * BYTES[str(step.options.get("vision_precision", "fp16w"))]
+    return weights.decoder * _decoder_bytes(step), tables, vision
 
 
 def reference_memory(weights: Weights) -> float:

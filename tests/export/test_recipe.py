@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from proguard_edge.export import sizes
 from proguard_edge.export.recipe import Recipe, recipe_names
 from proguard_edge.export.store import Store
 
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
 MADE = {
     "name": "mine",
     "summary": "a line",
@@ -153,3 +155,18 @@ def test_integer_products_take_a_byte_a_weight():
     of = sizes.PROGUARD["3B"]
     assert of.decoder < sizes.need(recipe.step("onnx"), of, vision=False).kept < 1.2 * of.decoder
     assert sizes.need(recipe.step("ranges"), of).memory > 2 * of.total
+
+
+def test_what_bitsandbytes_takes_on_disk_is_as_measured_on_the_starter():
+    measured = json.loads((RESULTS / "recipes.json").read_text())["recipes"]
+    megabytes = {of["recipe"]: of["megabytes"] for of in measured}
+    decoder = 30 * (576 * 64 * (2 * 9 + 2 * 3) + 3 * 576 * 1536)
+    weights = sizes.Weights(decoder, decoder // 30, 0, 0, 0)
+    kept = [
+        sizes.need(recipe.step(recipe.artifact), weights).kept / 1e6
+        for recipe in map(Recipe.load, ("bnb-int8", "bnb-nf4"))
+    ]
+    # The difference is the decoder's alone: everything else stays as it was in both.
+    assert kept[0] - kept[1] == pytest.approx(
+        megabytes["bnb-int8"] - megabytes["bnb-nf4"], rel=0.02
+    )
