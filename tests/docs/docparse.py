@@ -14,21 +14,6 @@ from docpages import ROOT, Command
 
 from proguard_edge.cli import main
 
-# Lines of commands that are being made elsewhere: none of them parses yet. Delete a line as soon as
-# its command is there; a line that parses fails the tests.
-TO_COME: tuple[str, ...] = (
-    "moderate --artifact /models/guard-bf16 --device cuda",
-    "serve --artifact /models/guard-bf16 --device cuda",
-    "proguard-edge artifact sign ARTIFACT",
-    "proguard-edge artifact verify ARTIFACT --public-key",
-    "proguard-edge doctor ARTIFACT --public-key",
-    "proguard-edge env create ocr",
-    "proguard-edge env create gptq",
-    "proguard-edge env list",
-    "bundle create -o full-1.pgb",
-    "bundle create -o gpu-1.pgb",
-)
-
 _INNER = re.compile(r"\$\(([^()]*)\)")
 _EXTRAS = re.compile(r"^(?:\.|proguard-edge|.*\.whl)\[([\w,-]+)\]$")
 _PYTHON = re.compile(r"^python(3(\.\d+)?)?$")

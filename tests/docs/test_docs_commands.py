@@ -12,7 +12,7 @@ import docparse
 import pytest
 import yaml
 from docpages import PAGES, ROOT, Block, Command, blocks, blocks_of, how
-from docparse import TO_COME, problems
+from docparse import problems
 from docsandbox import Sandbox, Step, compare, runnable
 
 RUN = ("sh", "python", "yaml", "json")
@@ -32,10 +32,6 @@ def pages(*, slow: bool) -> list[str]:
 
 def every_block(*languages: str) -> list[Block]:
     return [b for page in PAGES for b in blocks(page) if not languages or b.language in languages]
-
-
-def listed(command: str) -> bool:
-    return any(line in command for line in TO_COME)
 
 
 def check_page(page: str, sandbox: Sandbox, *, slow: bool) -> list[Step]:
@@ -62,15 +58,7 @@ def test_the_slow_commands_too(page: str, sandbox: Callable[[], Sandbox]) -> Non
 @pytest.mark.parametrize("block", every_block("sh"), ids=lambda block: block.where)
 def test_options_extras_and_modules_of_every_command_exist(block: Block) -> None:
     for command in block.commands:
-        if not listed(command.text):
-            assert problems(command) == [], f"{block.page}:{command.line}: {command.text}"
-
-
-@pytest.mark.parametrize("line", TO_COME)
-def test_a_line_that_is_to_come_is_no_longer_listed_once_it_is_there(line: str) -> None:
-    using = [c for b in every_block("sh") for c in b.commands if line in c.text]
-    assert using, f"no page has {line!r}: delete it from TO_COME"
-    assert any(problems(command) for command in using), f"{line!r} parses: delete it from TO_COME"
+        assert problems(command) == [], f"{block.page}:{command.line}: {command.text}"
 
 
 def test_every_block_is_checked_in_a_known_way(capsys: pytest.CaptureFixture[str]) -> None:
