@@ -22,7 +22,7 @@ from served import free_port
 
 pytest.importorskip("model_signing")
 
-from proguard_edge.bundle.sign import keygen
+from proguard_edge.signing import keygen
 
 PAGE = "docs/air-gap.md"
 COMMAND = "pytest -m slow tests/docs/test_air_gap_runbook.py -s"
