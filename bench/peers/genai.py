@@ -43,6 +43,8 @@ class GenAI(TextPeer):
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self._model = og.Model(config)
         self._generators: dict[tuple[int, ...], Any] = {}
+        text = Checkpoint(checkpoint).config.text_config
+        self._tokens = min(CONTEXT, text.max_position_embeddings)
 
     def judge(self, request: Request, scenario: Scenario) -> Answer:
         """See `Contender`."""
@@ -61,7 +63,7 @@ class GenAI(TextPeer):
 
     def _begin(self, prefix: tuple[int, ...]) -> Any:
         params = self._og.GeneratorParams(self._model)
-        params.set_search_options(max_length=CONTEXT, do_sample=False)
+        params.set_search_options(max_length=self._tokens, do_sample=False)
         generator = self._og.Generator(self._model, params)
         generator.append_tokens(list(prefix))
         return generator

@@ -143,10 +143,10 @@ class Artifact:
         try:
             manifest = json.loads(raw)
             if manifest.get("format") != FORMAT:
-                raise ArtifactError(f"{path}: format {manifest.get('format')!r}, not {FORMAT}")
+                raise ArtifactError(f"format {manifest.get('format')!r}, not {FORMAT}")
             return cls._from_manifest(folder, hashlib.sha256(raw).hexdigest(), manifest)
-        except ArtifactError:
-            raise
+        except ArtifactError as error:
+            raise ArtifactError(f"{path}: {error}") from None
         except _MALFORMED as error:
             raise ArtifactError(f"{path}: malformed: {type(error).__name__}: {error}") from None
 
@@ -156,16 +156,16 @@ class Artifact:
         for name, entry in manifest["files"].items():
             files[_inside(name)] = FileEntry(int(entry["size"]), str(entry["sha256"]))
         if own := sorted({MANIFEST, SIGNATURE} & files.keys()):
-            raise ArtifactError(f"{folder}: the manifest lists {own[0]}, which cannot lie in it")
+            raise ArtifactError(f"lists {own[0]}, which cannot lie in an artifact")
         for required in ("tokenizer.json", "policy.yaml", "template.jinja"):
             if required not in files:
-                raise ArtifactError(f"{folder}: the manifest does not list {required}")
+                raise ArtifactError(f"does not list {required}")
         calibration = {
             part: Calibration(float(c["bias"]), float(c["temperature"]))
             for part, c in manifest.get("calibration", {}).items()
         }
         if any(not c.temperature > 0 or not math.isfinite(c.bias) for c in calibration.values()):
-            raise ArtifactError(f"{folder}: calibration with a temperature that is not positive")
+            raise ArtifactError("calibration with a temperature that is not positive")
         miss_bounds = {
             part: tuple(_bound(bound) for bound in bounds)
             for part, bounds in manifest.get("miss_bounds", {}).items()
@@ -274,7 +274,7 @@ def _inside(name: str) -> str:
     path = PurePosixPath(name)
     outside = path.is_absolute() or ".." in path.parts or not path.parts
     if outside or "\\" in name or not name.isprintable():
-        raise ArtifactError(f"the manifest lists a file outside the artifact: {name!r}")
+        raise ArtifactError(f"lists a file outside the artifact: {name!r}")
     return name
 
 
@@ -282,12 +282,12 @@ def _limits(limits: dict[str, int]) -> dict[str, int]:
     window, overlap = limits.get("window_tokens", 512), limits.get("overlap_tokens", 64)
     sound = window >= 16 and 0 <= overlap < window and limits.get("reason_tokens", 1) >= 1
     if not sound or min(limits.values(), default=0) < 0:
-        raise ArtifactError(f"the manifest's limits make no sense: {limits}")
+        raise ArtifactError(f"limits that make no sense: {limits}")
     return limits
 
 
 def _known(values: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
     found = tuple(map(str, values))
     if not found or not set(found) <= set(allowed):
-        raise ArtifactError(f"the manifest says {found!r}, known are {allowed}")
+        raise ArtifactError(f"says {found!r}, known are {allowed}")
     return found

@@ -6,14 +6,13 @@ Runs in the script beside a bundle, so it needs Python's standard library alone.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from proguard_edge.bundle.verify import Manifest
 from proguard_edge.errors import InputError
+from proguard_edge.running import run, without_indexes
 from proguard_edge.stages import STAGES
 
 VENV = "venv"
@@ -73,20 +72,4 @@ def first_verdict(folder: Path, manifest: Manifest, artifact: Path | None) -> No
 
 
 def _run(command: list[str], what: str, allowed: tuple[int, ...] = (0,)) -> str:
-    """What it printed. Raises InputError when it leaves otherwise, or not at all."""
-    # No setting of this user's pip may bring an index back, none of Python's another module.
-    ours = ("PIP_", "PYTHON")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment["PIP_CONFIG_FILE"] = os.devnull
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=STEP_S
-        )
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror or error}") from None
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{what} took longer than {STEP_S} s") from None
-    if done.returncode not in allowed:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise InputError(f"{what} failed: {lines[-1]}")
-    return done.stdout
+    return run(command, what, environment=without_indexes(), allowed=allowed, seconds=STEP_S)

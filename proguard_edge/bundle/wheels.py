@@ -11,13 +11,12 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from proguard_edge.errors import InputError
+from proguard_edge.running import run
 from proguard_edge.stages import PYTHON, Stage
 
 # The oldest glibc whose wheels are taken, and a newer one for what exists for no older.
@@ -143,10 +142,5 @@ def _pip(command: str) -> list[str]:
 
 
 def _run(command: list[str], what: str) -> None:
-    environment: dict[str, Any] = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH}
     # Modes of files go into a wheel: they must not depend on who builds it.
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, umask=0o022)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        last = (lines or done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise InputError(f"{what} failed: {last}")
+    run(command, what, environment={**os.environ, "SOURCE_DATE_EPOCH": EPOCH}, umask=0o022)

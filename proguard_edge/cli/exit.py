@@ -36,6 +36,9 @@ def handle_errors(command: Callable[P, R]) -> Callable[P, R]:
             _report(str(error))
         except KeyboardInterrupt:
             _report("stopped")
+        except BrokenPipeError:
+            # Whoever read has left, as `head` does: nobody needs a line, or Python's at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception as error:

@@ -52,7 +52,8 @@ def _whole(artifact: Artifact) -> Finding:
     check_digests(artifact)
     seconds = perf_counter() - begin
     total = sum(entry.size for entry in artifact.files.values())
-    found = f"{artifact.name}: {len(artifact.files)} files, {size(total)}, every byte as listed"
+    found = f"{artifact.name}: {len(artifact.files)} files, {size(total)}, every byte as listed, "
+    found += f"digest {artifact.digest}"
     details = {"bytes": total, "seconds": round(seconds, 3), "digest": artifact.digest}
     return Finding(NAME, "ok", found, details=details)
 

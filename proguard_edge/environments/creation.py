@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from proguard_edge.environments.lookup import (
 from proguard_edge.environments.wheel import write_wheel
 from proguard_edge.errors import InputError
 from proguard_edge.requirements import LOCKS
+from proguard_edge.running import run, without_indexes
 from proguard_edge.stages import PYTHON, STAGES, Stage
 
 MACHINE = "x86_64"
@@ -66,7 +66,7 @@ def create(plan: Plan, say: Callable[[str], None] = lambda _line: None) -> Envir
     _check_python(plan)
     _clear(folder)
     say(f"making {folder}")
-    _run([plan.python, "-I", "-m", "venv", str(folder)], "python -m venv")
+    run([plan.python, "-I", "-m", "venv", str(folder)], "python -m venv")
     # From here on the folder is ours to remove, also when this stops.
     (folder / f".{PACKAGE}").touch()
     say(f"installing {', '.join(lock.stem for lock in locks)}")
@@ -91,7 +91,7 @@ def _check_python(plan: Plan) -> None:
     if all(stage.any_python for stage in plan.stages):
         return
     code = "import platform; print('.'.join(platform.python_version_tuple()[:2]))"
-    here = _run([plan.python, "-I", "-c", code], plan.python).strip()
+    here = run([plan.python, "-I", "-c", code], plan.python).strip()
     if (here, platform.machine()) != (PYTHON, MACHINE):
         raise InputError(
             f"{plan.stage} is locked for Python {PYTHON} on {MACHINE}, this is {here} on "
@@ -107,18 +107,22 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _pip(python: str, plan: Plan) -> list[str]:
+def _pip(python: str, plan: Plan, what: str, options: list[str]) -> None:
+    """Install; where somebody watches, pip shows how far it is."""
     command = [python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    if not sys.stderr.isatty():
-        command += ["--quiet"]
+    environment = dict(os.environ)
     if plan.wheelhouse is not None:
         command += ["--no-index", "--find-links", str(plan.wheelhouse.absolute())]
-    return command + [part for url in plan.indexes for part in ("--extra-index-url", url)]
+        environment = without_indexes()
+    command += [part for url in plan.indexes for part in ("--extra-index-url", url)]
+    shown_on = sys.stderr if sys.stderr.isatty() else None
+    command += [] if shown_on else ["--quiet"]
+    run([*command, *options], what, environment=environment, shown_on=shown_on)
 
 
 def _install(python: str, plan: Plan, what: list[str]) -> None:
     try:
-        _run([*_pip(python, plan), "--require-hashes", *what], "pip", show=True)
+        _pip(python, plan, "pip", ["--require-hashes", *what])
     except InputError as error:
         if "+cpu" not in str(error):
             raise
@@ -132,33 +136,12 @@ def _install_own(python: str, plan: Plan) -> None:
     source = checkout()
     with tempfile.TemporaryDirectory(prefix="own-") as scratch:
         what = ["-e", str(source)] if source else [str(write_wheel(Path(scratch)))]
-        _run([*_pip(python, plan), "--no-deps", *what], "the install of proguard-edge", show=True)
+        _pip(python, plan, "the install of proguard-edge", ["--no-deps", *what])
 
 
 def _check_modules(made: Environment, plan: Plan) -> None:
     modules = [module for stage in plan.stages for module in stage.modules]
     code = "import sys, importlib.util as u; print([m for m in sys.argv[1:] if not u.find_spec(m)])"
-    lacks = _run([made.python, "-I", "-c", code, *modules], "its interpreter").strip()
+    lacks = run([made.python, "-I", "-c", code, *modules], "its interpreter").strip()
     if lacks != "[]":
         raise InputError(f"{made.folder} lacks {lacks} after the install: {make_it(plan.stage)}")
-
-
-def _run(command: list[str], what: str, show: bool = False) -> str:
-    """What it printed; with `show` that goes to stderr as it comes."""
-    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if "--no-index" in command:
-        # No setting of this user's pip may bring an index back.
-        settings = {k: v for k, v in settings.items() if not k.startswith("PIP_")}
-        settings["PIP_CONFIG_FILE"] = os.devnull
-    out = sys.stderr if show and sys.stderr.isatty() else subprocess.PIPE
-    try:
-        done = subprocess.run(
-            command, stdout=out, stderr=subprocess.PIPE, text=True, env=settings, check=False
-        )
-    except OSError as error:
-        raise InputError(f"{what}: {error.strerror or error}") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        last = (lines or done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise InputError(f"{what} failed: {last}")
-    return done.stdout or ""
