@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 from proguard_edge.doctor.memory import BASE, BASE_TORCH, DECODER, FLOAT, KV_STEP, VISION
 from proguard_edge.export.recipe import Recipe, recipe_names
-from proguard_edge.export.sizes import BYTES, GB, PROGUARD, SHAPES, TOWER, need, onnx_parts
+from proguard_edge.export.sizes import (
+    BYTES,
+    GB,
+    GPTQ_BYTES,
+    PROGUARD,
+    SHAPES,
+    TOWER,
+    need,
+    onnx_parts,
+)
 
 # The reference wording with the full policy, and room for a request and its answer.
 PREFIX_TOKENS, CONTENT_TOKENS = 2094, 978
@@ -102,7 +111,7 @@ def card(total: float) -> str:
 
 def parts_table() -> str:
     """Weights by part, and bytes by precision; only matrices of the decoder become 4 bits."""
-    few = [BITS4, HALF - 1.47]
+    few = [BITS4, GPTQ_BYTES]
     rows = []
     for model, of in PROGUARD.items():
         parts = {"decoder": of.decoder, "embeddings": of.table, "output head": of.head}

@@ -21,6 +21,8 @@ BYTES = {"float32": 4.0, "float16": 2.0, "fp32": 4.0, "fp16w": 2.0}
 # Of tables and of towers: 8 bits in blocks of 32 that share a float16.
 BYTES["int8"] = 1.0 + 2 / 32
 # A weight of the decoder as bitsandbytes writes it, scales included.
+# 4 bits in groups of 128 with a float16 scale and a zero each, indices of groups, and names.
+GPTQ_BYTES = 0.53
 BNB_BYTES = {"nf4": 0.56, "int8": 1.0}
 
 
@@ -116,7 +118,7 @@ def need(step: Step, weights: Weights, *, vision: bool = True) -> Need:
     """What a step takes. vision: whether the tower is part of it."""
     tower = weights.vision if vision else 0
     half = 2.0 * weights.total
-    quantized = half - 1.47 * weights.decoder
+    quantized = half - (BYTES["float16"] - GPTQ_BYTES) * weights.decoder
     if step.stage == "onnx":
         precision = str(step.options.get("precision", "int4"))
         parts = onnx_parts(step, weights, tower)
