@@ -20,9 +20,9 @@ GB = 1e9
 BYTES = {"float32": 4.0, "float16": 2.0, "fp32": 4.0, "fp16w": 2.0}
 # Of tables and of towers: 8 bits in blocks of 32 that share a float16.
 BYTES["int8"] = 1.0 + 2 / 32
-# A weight of the decoder as bitsandbytes writes it, scales included.
-# 4 bits in groups of 128 with a float16 scale and a zero each, indices of groups, and names.
+# A weight of the decoder in groups of 128, with a float16 scale, a zero and an index each.
 GPTQ_BYTES = 0.53
+# A weight of the decoder as bitsandbytes writes it, scales included.
 BNB_BYTES = {"nf4": 0.56, "int8": 1.0}
 
 
