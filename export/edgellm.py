@@ -164,7 +164,7 @@ def install_command() -> str:
 
 
 def _run(python: str, model: Path, out: Path, vision: bool) -> None:
-    command = [python, "-m", "tensorrt_edgellm.scripts.export", str(model), str(out)]
+    command = [python, "-P", "-m", "tensorrt_edgellm.scripts.export", str(model), str(out)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
         [*command, *([] if vision else ["--skip-visual"])],

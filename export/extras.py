@@ -41,7 +41,7 @@ def version_in(python: str, package: str, probe: str, timeout: float = 120) -> s
     code = f"from importlib.metadata import version; {probe}; print(version({package!r}))"
     try:
         done = subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, check=False, timeout=timeout
+            [python, "-P", "-c", code], capture_output=True, text=True, check=False, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
         raise OSError(str(error)) from None

@@ -226,7 +226,7 @@ def _run(
     executable = os.path.abspath(python) if os.sep in python else python  # noqa: PTH100
     with log.open("w", encoding="utf-8") as lines:
         process = subprocess.Popen(
-            [executable, "-m", STAGE, str(work / "job.json")],
+            [executable, "-P", "-m", STAGE, str(work / "job.json")],
             env=environment(os.environ),
             cwd=work,
             stdout=lines,

@@ -22,12 +22,13 @@ def run(
     seconds: float | None = None,
     shown_on: IO[str] | None = None,
     umask: int = -1,
+    whole: bool = False,
 ) -> str:
     """What it printed; "" where that is shown as it comes, on `shown_on`.
 
     allowed: exit codes. umask: of what it makes; -1 = that of this process. Raises InputError,
-    which begins with `what`, when it leaves otherwise, takes longer than `seconds` or cannot be
-    started.
+    which begins with `what` and tells its last word (whole: all of them), when it leaves otherwise,
+    takes longer than `seconds` or cannot be started.
     """
     try:
         done = subprocess.run(
@@ -44,10 +45,8 @@ def run(
     except subprocess.TimeoutExpired:
         raise InputError(f"{what} took longer than {seconds:g} s") from None
     if done.returncode not in allowed:
-        lines = (done.stderr.strip() or (done.stdout or "").strip()).splitlines() or ["no output"]
-        # pip ends with a notice of a new version of itself.
-        told = [line for line in lines if line.startswith("ERROR")] or lines
-        raise InputError(f"{what} failed: {told[-1]}")
+        said = done.stderr.strip() or (done.stdout or "").strip() or "no output"
+        raise InputError(f"{what} failed: {' '.join(said.split()) if whole else _cause(said)}")
     return done.stdout or ""
 
 
@@ -55,3 +54,19 @@ def without_indexes(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment without what could bring pip's index back, or Python another module."""
     kept = {name: value for name, value in base.items() if not name.startswith(("PIP_", "PYTHON"))}
     return {**kept, "PIP_CONFIG_FILE": os.devnull}
+
+
+def own_umask() -> int:
+    """This process's umask, with which nobody but the owner may write at least."""
+    found = os.umask(0o022)
+    os.umask(found)
+    return found | 0o022
+
+
+def _cause(said: str) -> str:
+    """The line that tells most: pip ends with notes, and shows errors of its own errors' children
+    further in."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    others = [line for line in lines if not line.startswith(("note:", "hint:", "[notice]"))]
+    return (errors or others or lines)[-1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proguard_edge.bundle.verify import Manifest
@@ -46,10 +46,10 @@ def make_environments(folder: Path, manifest: Manifest, say: Callable[[str], Non
         if stage.apart:
             say(f"installing packages of the stage {stage.name}")
             command = [python, "-I", "-m", "proguard_edge", "env", "create", stage.name]
-            command += ["--target", target, "--folder", str(folder / "envs" / stage.name)]
-            command += ["--wheelhouse", str(folder / "wheels")]
+            command += ["--target", target, "--wheelhouse", str(folder / "wheels")]
             command += ["--locks", str(folder / "requirements")]
-            _run(command, f"the environment of the stage {stage.name}")
+            where = {"PROGUARD_EDGE_ENVS": str(folder / "envs")}
+            _run(command, f"the environment of the stage {stage.name}", more=where)
 
 
 def first_verdict(folder: Path, manifest: Manifest, artifact: Path | None) -> None:
@@ -71,5 +71,11 @@ def first_verdict(folder: Path, manifest: Manifest, artifact: Path | None) -> No
         _run([str(python), "-I", "-c", "import proguard_edge.serve.run"], "the server")
 
 
-def _run(command: list[str], what: str, allowed: tuple[int, ...] = (0,)) -> str:
-    return run(command, what, environment=without_indexes(), allowed=allowed, seconds=STEP_S)
+def _run(
+    command: list[str],
+    what: str,
+    allowed: tuple[int, ...] = (0,),
+    more: Mapping[str, str] | None = None,
+) -> str:
+    environment = {**without_indexes(), **(more or {})}
+    return run(command, what, environment=environment, allowed=allowed, seconds=STEP_S)

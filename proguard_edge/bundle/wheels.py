@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proguard_edge.errors import InputError
+from proguard_edge.requirements import BUILD
 from proguard_edge.running import run
 from proguard_edge.stages import PYTHON, Stage
 
@@ -49,8 +50,14 @@ class Wheelhouse:
         # A checkout may hold what an earlier build left, of modules that are no more.
         clean = self.folder.parent / "project"
         shutil.copytree(project, clean, ignore=shutil.ignore_patterns(*NOT_BUILT))
-        command = [*_pip("wheel"), "--no-deps", "-w", str(self.folder), str(clean)]
-        _run(command, "the build of our own wheel")
+        # What builds it decides its bytes, so that is pinned too, in an environment of its own.
+        scratch = self.folder.parent / "build"
+        _run([sys.executable, "-I", "-m", "venv", str(scratch)], "python -m venv")
+        python = str(scratch / "bin" / "python")
+        needs = ["--require-hashes", "-r", str(BUILD), *self._source()]
+        _run([*_pip("install", python), *needs], "the install of what builds our wheel")
+        command = [*_pip("wheel", python), "--no-deps", "--no-build-isolation", "--no-index"]
+        _run([*command, "-w", str(self.folder), str(clean)], "the build of our own wheel")
         return next(self.folder.glob("proguard_edge-*.whl"))
 
     def add(self, stage: Stage, lock: Path) -> bytes:
@@ -137,8 +144,9 @@ def split(lock: str, names: Sequence[str]) -> tuple[str, str]:
     return chosen, others
 
 
-def _pip(command: str) -> list[str]:
-    return [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check"]
+def _pip(command: str, python: str = sys.executable) -> list[str]:
+    # -P: no module of the current folder takes the place of pip.
+    return [python, "-P", "-m", "pip", command, "--quiet", "--disable-pip-version-check"]
 
 
 def _run(command: list[str], what: str) -> None:

@@ -65,7 +65,8 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] in STAGE_OF:
+        asks = {"-h", "--help"} & {*args} or ctx.resilient_parsing
+        if args and args[0] in STAGE_OF and not asks:
             from proguard_edge.cli.elsewhere import go_where_it_runs
 
             go_where_it_runs(STAGE_OF[args[0]], args)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from proguard_edge.cli.exit import handle_errors
+from proguard_edge.cli.exit import handle_errors, printable
 from proguard_edge.cli.options import FILE
 from proguard_edge.stages import ALL, STAGES, TARGETS
 
@@ -37,32 +37,32 @@ def env() -> None:
 )
 @click.option("--extra-index", "indexes", metavar="URL", multiple=True, help="Beside pip's index.")
 @click.option("--python", default=sys.executable, help="Interpreter to make it with.")
-@click.option("--folder", type=FILE, help="Where.  [default: where commands find it]")
 @click.option("--locks", type=FILE, help="Folder of lock files.  [default: those that came along]")
 @handle_errors
 def create(locks: Path | None, **plan: Any) -> None:
-    """Make the environment of STAGE. Its commands run in it by themselves from then on."""
+    """Make the environment of STAGE and print where it is.
+
+    The commands of scan, serve, bench, export and train run in theirs by themselves from then on;
+    export finds gptq and edgellm, and `train grpo` finds grpo. Of the others call
+    `FOLDER/bin/proguard-edge`.
+    """
     from proguard_edge.environments import Plan
     from proguard_edge.environments import create as make
 
     if locks is not None:
         plan["locks"] = locks
-    made = make(Plan(**plan), lambda line: click.echo(line, err=True))
-    click.echo(made.folder)
+    click.echo(make(Plan(**plan), lambda line: click.echo(line, err=True)))
 
 
 @env.command("list")
 @handle_errors
 def list_() -> None:
-    """The environments that commands find, and whether they are of this version."""
-    from proguard_edge.environments import found
-    from proguard_edge.errors import InputError
+    """The environments that commands find, and whether they may be used."""
+    from proguard_edge.environments import Environment, found
 
-    for environment in found():
-        name = "+".join((environment.stage, *environment.additions))
-        try:
-            environment.check()
-            state = "ok"
-        except InputError:
-            state = "of another version"
-        click.echo(f"{name:<12} {environment.target:<7} {state:<18} {environment.folder}")
+    for stage, environment in found().items():
+        if isinstance(environment, Environment):
+            name = "+".join((stage, *environment.made.additions))
+            click.echo(f"{name:<16} {environment.made.target:<7} {environment.folder}")
+        else:
+            click.echo(f"{stage:<16} not to be used: {printable(str(environment))}")

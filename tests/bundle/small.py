@@ -12,11 +12,11 @@ from proguard_edge.signing import keygen
 
 SCRIPTS = "[console_scripts]\nproguard-edge = proguard_edge.__main__:main\n"
 MAIN = """
-import sys
+import os, sys
 def main():
     if sys.argv[1:3] == ["env", "create"]:
         locks = sys.argv[sys.argv.index("--locks") + 1]
-        print(*sys.argv[3:], file=open(locks + "/told", "a"))
+        print(os.environ["PROGUARD_EDGE_ENVS"], *sys.argv[3:], file=open(locks + "/told", "a"))
     elif "--json" in sys.argv:
         print('{{"request": {{"label": "safe"}}}}' if {code} != 1 else "Traceback: no module")
     else:

@@ -82,7 +82,7 @@ def test_a_stage_that_lives_apart_gets_an_environment_from_what_the_bundle_holds
     folder = install(made, None, tmp_path / "opt").folder
     told = (folder / "requirements" / "told").read_text().splitlines()
     assert told == [
-        f"{stage} --target cpu --folder {folder}/envs/{stage} --wheelhouse {folder}/wheels "
+        f"{folder}/envs {stage} --target cpu --wheelhouse {folder}/wheels "
         f"--locks {folder}/requirements"
         for stage in ("export", "train")
     ]

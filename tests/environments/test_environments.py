@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +16,22 @@ from click.testing import CliRunner
 from wheels import lock, wheel
 
 from proguard_edge.cli import elsewhere, main
-from proguard_edge.environments import Environment, Plan, create, find, found, interpreter, root
-from proguard_edge.environments import lookup as finding
-from proguard_edge.environments.lookup import FOLDER, INSIDE, RECORD
-from proguard_edge.environments.wheel import write_wheel
+from proguard_edge.environments import (
+    Environment,
+    Plan,
+    create,
+    find,
+    found,
+    interpreter,
+    lookup,
+    own,
+    root,
+)
+from proguard_edge.environments.lookup import FOLDER, INSIDE
+from proguard_edge.environments.own import origin, write_wheel
+from proguard_edge.environments.record import RECORD, Made, make_it, write
 from proguard_edge.errors import InputError
+from proguard_edge.requirements import LOCKS
 from proguard_edge.stages import PYTHON, STAGES, Stage
 
 LOCKED_FOR_THIS = ("{}.{}".format(*sys.version_info), platform.machine()) == (PYTHON, "x86_64")
@@ -40,39 +54,57 @@ def plan(tmp_path: Path) -> Plan:
     return Plan("edgellm", wheelhouse=tmp_path / "wheels", locks=tmp_path / "locks")
 
 
-def record(folder: Path, stage: str, origin: str) -> Environment:
-    folder.mkdir(parents=True)
-    environment = Environment(folder, stage, "cpu", (), "0" * 64, origin)
-    environment.write()
-    return environment
+def stand_in(envs: Path, stage: str, *additions: str, **other: str) -> Environment:
+    """An environment as `create` leaves it, with this interpreter in it."""
+    folder = envs / f"{stage}.0"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    made = dataclasses.replace(Made.of(stage, "cpu", additions, LOCKS), **other)
+    write(folder, made)
+    (envs / stage).symlink_to(folder.name)
+    return Environment(folder, made)
 
 
 @here
 def test_an_environment_is_made_of_what_the_lock_pins_and_is_not_made_twice(plan, envs):
     said: list[str] = []
-    made = create(plan, said.append)
-    assert made.folder == envs / "edgellm"
+    assert create(plan, said.append) == envs / "edgellm"
+    made = find("edgellm")
     code = "import tensorrt_edgellm; print(tensorrt_edgellm.VERSION)"
     done = subprocess.run([made.python, "-I", "-c", code], capture_output=True, text=True)
     assert done.stdout == "1\n"
-    assert find("edgellm") == made
-    assert found() == [made]
+    assert found() == {"edgellm": made}
     assert interpreter("edgellm", None) == made.python
-    before = (made.folder / RECORD).stat().st_mtime_ns
-    assert create(plan, said.append) == made
+    create(plan, said.append)
     assert said[-1] == "it is there already"
-    assert (made.folder / RECORD).stat().st_mtime_ns == before
+    assert find("edgellm") == made
 
 
 @here
-def test_another_lock_makes_it_anew(plan, tmp_path):
-    first = create(plan)
-    (first.folder / "left").touch()
+def test_another_lock_makes_it_anew_and_the_one_before_stays_for_who_uses_it(plan, tmp_path):
+    create(plan)
+    first = find("edgellm")
     newer = wheel(tmp_path / "wheels", "tensorrt_edgellm", "2.0", {"tensorrt_edgellm.py": "V = 2"})
     lock(tmp_path / "locks", "edgellm", newer)
-    second = create(plan)
-    assert second.lock != first.lock
-    assert not (first.folder / "left").exists()
+    with pytest.raises(InputError, match="made by other lock files"):
+        find("edgellm")
+    create(plan)
+    assert find("edgellm").folder != first.folder
+    assert first.folder.exists()
+
+
+@here
+def test_a_try_that_fails_leaves_the_one_before_in_use(plan, tmp_path):
+    create(plan)
+    before = find("edgellm")
+    path = tmp_path / "wheels" / "tensorrt_edgellm-2.0-py3-none-any.whl"
+    wheel(tmp_path / "wheels", "tensorrt_edgellm", "2.0", {"tensorrt_edgellm.py": "V = 2\n"})
+    lock(tmp_path / "next", "edgellm", path)
+    path.unlink()
+    with pytest.raises(InputError, match="pip failed: ERROR: No matching distribution"):
+        create(dataclasses.replace(plan, locks=tmp_path / "next"))
+    assert find("edgellm") == before
+    assert [each.name for each in before.folder.parent.glob("edgellm.*")] == [before.folder.name]
 
 
 @here
@@ -86,7 +118,8 @@ def test_a_wheel_that_is_not_the_one_that_was_locked_is_refused_and_the_next_try
         create(plan)
     assert find("edgellm") is None
     path.write_bytes(right)
-    assert create(plan) == find("edgellm")
+    create(plan)
+    assert find("edgellm") is not None
 
 
 @here
@@ -96,24 +129,52 @@ def test_a_wheel_that_is_missing_is_said_in_one_line(tmp_path):
     folders = ["--wheelhouse", str(tmp_path / "wheels"), "--locks", str(tmp_path / "locks")]
     result = CliRunner().invoke(main, ["env", "create", "edgellm", *folders])
     assert result.exit_code == 3
-    assert result.stderr.splitlines()[-1].startswith("error: pip failed: ")
+    assert result.stderr.splitlines()[-1].startswith("error: pip failed: ERROR: No matching")
 
 
 @here
 def test_a_lock_without_what_the_stage_imports_makes_no_environment(tmp_path):
     lock(tmp_path / "locks", "edgellm", wheel(tmp_path / "wheels", "other", "1", {"other.py": ""}))
-    with pytest.raises(InputError, match=r"lacks \['tensorrt_edgellm'\]"):
+    with pytest.raises(InputError, match=r"edgellm\.txt: brings no tensorrt_edgellm"):
         create(Plan("edgellm", wheelhouse=tmp_path / "wheels", locks=tmp_path / "locks"))
     assert find("edgellm") is None
 
 
 @here
-def test_a_folder_with_something_else_is_left_alone(plan, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
+def test_what_a_killed_try_left_is_cleared_away(plan, envs):
+    (envs / "edgellm.dead").mkdir(parents=True)
+    create(plan)
+    assert not (envs / "edgellm.dead").exists()
+
+
+@here
+def test_two_at_once_are_refused(plan, envs):
+    import fcntl
+
+    envs.mkdir()
+    with (envs / ".edgellm.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another `env create edgellm` is running"):
+            create(plan)
+
+
+@here
+def test_an_environment_that_lost_its_packages_is_made_anew(plan):
+    create(plan)
+    broken = find("edgellm")
+    for path in (broken.folder / "lib").rglob("tensorrt_edgellm.py"):
+        path.unlink()
+    create(plan)
+    assert find("edgellm").folder != broken.folder
+
+
+@here
+def test_something_else_in_its_place_is_left_alone(plan, envs):
+    (envs / "edgellm").mkdir(parents=True)
+    (envs / "edgellm" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="something else lies here"):
-        create(dataclasses.replace(plan, folder=tmp_path / "mine"))
-    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+        create(plan)
+    assert (envs / "edgellm" / "letter.txt").read_text() == "dear"
 
 
 def test_stages_that_conflict_do_not_come_into_one_environment():
@@ -127,20 +188,76 @@ def test_a_target_without_a_lock_is_refused():
         create(Plan("export", target="cuda12"))
 
 
-def test_an_environment_of_another_version_is_refused_with_the_command_that_makes_it(envs):
-    record(envs / "train", "train", "another")
-    with pytest.raises(InputError, match=r"another version.*proguard-edge env create train makes"):
+def test_who_has_no_home_is_told_what_to_set(monkeypatch):
+    monkeypatch.delenv(FOLDER)
+    monkeypatch.setattr(lookup, "root", lambda: None)
+    monkeypatch.setattr("proguard_edge.environments.creation.root", lambda: None)
+    assert find("serve") is None
+    with pytest.raises(InputError, match=f"set {FOLDER}"):
+        create(Plan("runtime"))
+
+
+# Which may be used.
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [({"origin": "x"}, "another version of proguard-edge"), ({"lock": "x"}, "other lock files")],
+)
+def test_an_environment_of_another_time_is_refused_with_the_command_that_makes_it(
+    envs, other, told
+):
+    stand_in(envs, "serve", "ocr", **other)
+    with pytest.raises(
+        InputError, match=rf"by {told}: proguard-edge env create serve --with ocr makes it anew"
+    ):
+        find("serve")
+    assert "not to be used" in CliRunner().invoke(main, ["env", "list"]).stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"stage": "nope"}']
+    + [
+        json.dumps({**dict.fromkeys(("locks", "lock", "origin"), ""), **each})
+        for each in (
+            {"stage": "edgellm", "target": "cpu", "additions": []},
+            {"stage": "train", "target": "cpu --python /tmp/x", "additions": []},
+            {"stage": "train", "target": "cpu", "additions": ["nope"]},
+        )
+    ],
+)
+def test_a_damaged_or_forged_record_is_an_error_that_names_the_command(envs, text):
+    environment = stand_in(envs, "train")
+    (environment.folder / RECORD).write_text(text)
+    with pytest.raises(InputError, match="proguard-edge env create train makes it anew"):
         find("train")
-    result = CliRunner().invoke(main, ["env", "list"])
-    assert "of another version" in result.stdout
-    record(envs / "gptq", "gptq", finding.origin())
-    assert find("gptq") is not None
+    listed = CliRunner().invoke(main, ["env", "list"])
+    assert (listed.exit_code, "not to be used" in listed.stdout) == (0, True)
 
 
-def test_an_environment_whose_record_cannot_be_read_is_an_error(envs):
-    (envs / "train").mkdir(parents=True)
-    (envs / "train" / RECORD).write_text("{")
-    with pytest.raises(InputError, match=r"environment\.json: cannot be read"):
+def test_what_others_may_change_is_not_run(envs):
+    environment = stand_in(envs, "train")
+    for folder in (envs, environment.folder):
+        folder.chmod(0o777)
+        with pytest.raises(InputError, match="others may write to it"):
+            find("train")
+        folder.chmod(0o755)
+    assert find("train") == environment
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_belongs_to_somebody_else_is_not_run(envs):
+    environment = stand_in(envs, "train")
+    os.chown(environment.folder, 12345, 12345)
+    with pytest.raises(InputError, match="belongs to another user"):
+        find("train")
+
+
+def test_an_interpreter_that_is_gone_is_said(envs):
+    environment = stand_in(envs, "train")
+    Path(environment.python).unlink()
+    with pytest.raises(InputError, match="cannot be run: proguard-edge env create train"):
         find("train")
 
 
@@ -148,7 +265,7 @@ def test_an_option_comes_before_a_variable_before_an_environment_before_this_int
     envs, monkeypatch
 ):
     assert interpreter("gptq", None, "X_PYTHON") == sys.executable
-    made = record(envs / "gptq", "gptq", finding.origin())
+    made = stand_in(envs, "gptq")
     assert interpreter("gptq", None, "X_PYTHON") == made.python
     monkeypatch.setenv("X_PYTHON", "/variable")
     assert interpreter("gptq", None, "X_PYTHON") == "/variable"
@@ -157,12 +274,17 @@ def test_an_option_comes_before_a_variable_before_an_environment_before_this_int
 
 def test_beside_an_installed_bundle_the_environments_lie_in_it(tmp_path, monkeypatch):
     version = tmp_path / "versions" / "0123"
-    (version / "requirements").mkdir(parents=True)
-    monkeypatch.setattr(finding.sys, "prefix", str(version / "venv"))
+    version.mkdir(parents=True)
+    monkeypatch.setattr(lookup.sys, "prefix", str(version / "venv"))
     home = {"XDG_DATA_HOME": str(tmp_path / "data")}
     assert root(home) == tmp_path / "data" / "proguard-edge" / "envs"
     (version / "manifest.json").touch()
     assert root(home) == version / "envs"
+
+
+def test_the_command_that_makes_it_tells_all_of_it():
+    told = make_it("serve", "cuda13", ["ocr", "hf"])
+    assert told == "proguard-edge env create serve --with ocr --with hf --target cuda13"
 
 
 # A command runs where its packages are.
@@ -170,7 +292,7 @@ def test_beside_an_installed_bundle_the_environments_lie_in_it(tmp_path, monkeyp
 
 @pytest.fixture
 def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[str, str]]]:
-    """What a command became, when its stage is not here."""
+    """What a command became, when no stage is here."""
     calls: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(Stage, "is_here", lambda self: self.name == "runtime")
     monkeypatch.setattr(elsewhere.os, "execve", lambda *call: calls.append(call))
@@ -178,29 +300,90 @@ def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], dict[s
 
 
 def test_a_command_becomes_the_same_command_in_the_environment_of_its_stage(envs, became):
-    made = record(envs / "export", "export", finding.origin())
-    result = CliRunner().invoke(main, ["export", "recipes", "--help"])
+    made = stand_in(envs, "export")
+    result = CliRunner().invoke(main, ["export", "recipes"])
     ((python, command, variables),) = became
     assert python == command[0] == made.python
-    assert command[1:] == ["-m", "proguard_edge", "export", "recipes", "--help"]
+    assert command[-2:] == ["export", "recipes"]
     assert (variables[INSIDE], variables[FOLDER]) == ("export", str(envs))
     assert f"running in {made.folder}" in result.stderr
 
 
 def test_a_command_stays_where_there_is_no_environment_or_it_is_in_one(envs, became, monkeypatch):
+    CliRunner().invoke(main, ["export", "recipes"])
+    CliRunner().invoke(main, ["policy", "show"])
+    stand_in(envs, "export")
     CliRunner().invoke(main, ["export", "--help"])
-    CliRunner().invoke(main, ["policy", "--help"])
-    record(envs / "export", "export", finding.origin())
     monkeypatch.setenv(INSIDE, "export")
-    CliRunner().invoke(main, ["export", "--help"])
+    CliRunner().invoke(main, ["export", "recipes"])
     assert became == []
 
 
 def test_an_environment_of_another_version_stops_the_command(envs, became):
-    record(envs / "serve", "serve", "another")
+    stand_in(envs, "serve", origin="another")
     result = CliRunner().invoke(main, ["serve"])
     assert (result.exit_code, became) == (3, [])
     assert "env create serve makes it anew" in result.stderr
+
+
+def test_a_command_that_judges_does_not_go_where_text_in_images_is_not_read(
+    envs, became, monkeypatch
+):
+    monkeypatch.setattr(Stage, "is_here", lambda self: self.name == "ocr")
+    stand_in(envs, "serve", "hf")
+    result = CliRunner().invoke(main, ["serve"])
+    assert (result.exit_code, became) == (3, [])
+    assert "proguard-edge env create serve --with hf --with ocr" in result.stderr
+    stand_in(envs, "scan", "ocr")
+    CliRunner().invoke(main, ["scan", "rows.jsonl", "-o", "out"])
+    assert len(became) == 1
+
+
+def jump(envs: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Really become a command of the stage bench, in a process of its own in that folder."""
+    script = (
+        "import sys\nfrom proguard_edge.stages import Stage\n"
+        "Stage.is_here = lambda self: False\n"
+        "from proguard_edge.cli import main\nmain()"
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments],
+        cwd=folder,
+        env={**os.environ, FOLDER: str(envs)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def with_packages(environment: Environment) -> None:
+    """Give it this interpreter's packages: its python becomes a script that runs this one."""
+    python = Path(environment.python)
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+
+
+def test_no_module_of_the_current_folder_takes_part(envs, tmp_path):
+    with_packages(stand_in(envs, "bench"))
+    planted = tmp_path / "planted"
+    (planted / "proguard_edge").mkdir(parents=True)
+    for path in ("proguard_edge/__init__.py", "json.py"):
+        (planted / path).write_text("print('EVIL'); raise SystemExit(0)\n")
+    done = jump(envs, planted, "bench", "compare", "none.json", "none.json")
+    assert "EVIL" not in done.stdout + done.stderr
+    assert (done.returncode, "none.json" in done.stderr) == (3, True), done.stderr
+
+
+def test_an_environment_without_our_package_is_an_error_and_not_an_unsafe(envs, tmp_path):
+    environment = stand_in(envs, "bench")
+    shutil.rmtree(environment.folder / "bin")
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(environment.folder)], check=True
+    )
+    done = jump(envs, tmp_path, "bench", "compare", "a.json", "b.json")
+    assert done.returncode == 3
+    assert "No module named 'proguard_edge'" in done.stderr
+    assert "proguard-edge env create bench makes it anew" in done.stderr
 
 
 # The package itself, in an environment on a machine without a source.
@@ -216,7 +399,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(place), str(made)], check=True, capture_output=True)
     monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setattr(finding, "checkout", lambda: None)
+    monkeypatch.setattr(own, "checkout", lambda: None)
     return place
 
 
@@ -229,15 +412,15 @@ def test_what_is_installed_becomes_a_wheel_that_can_be_installed(tmp_path):
     place = tmp_path / "second"
     subprocess.run([*pip, "--target", str(place), str(again)], check=True, capture_output=True)
     assert (place / "proguard_edge" / "__init__.py").read_text() == "VERSION = 9\n"
-    assert len(finding.origin()) == 64
+    assert len(origin()) == 64
 
 
 def test_a_changed_file_of_the_installed_package_is_not_carried_on(installed, tmp_path):
-    origin = finding.origin()
+    before = origin()
     (installed / "proguard_edge" / "__init__.py").write_text("VERSION = 10\n")
     with pytest.raises(InputError, match="is not as it was installed"):
         write_wheel(tmp_path)
-    assert finding.origin() == origin
+    assert origin() == before
 
 
 def test_every_stage_tells_what_it_is_there_for():

@@ -27,15 +27,19 @@ def test_every_package_of_a_lock_is_pinned_and_has_a_hash(path: Path):
     blocks = re.split(r"(?m)^(?=\S)", path.read_text())[1:]
     assert len(blocks) == len(pins(path)) > 25
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
-    assert "://" not in path.read_text()
+    # Nothing of where or how it was made: the same pins are the same bytes.
+    assert not re.search(r"://|^\s*#", path.read_text(), re.MULTILINE)
 
 
 def test_nothing_of_cuda_comes_to_a_cpu():
     for stage, target, path in FILES:
         cuda = [name for name in pins(path) if name.startswith(("nvidia-c", "cuda-"))]
         torch = pins(path).get("torch", "")
-        if target == "cpu" and stage.name != "edgellm":
-            assert (cuda, torch) in (([], ""), ([], "2.13.0+cpu")), path
+        if target == "cpu":
+            # NVIDIA's exporter asks for its bindings, which are small, on every machine.
+            assert stage.name == "edgellm" or cuda == [], path
+            assert torch in ("", "2.13.0+cpu"), path
+            assert stage.name == "grpo" or "torchvision" not in pins(path), path
         elif target != "cpu":
             assert cuda, path
             assert not torch.endswith("+cpu"), path

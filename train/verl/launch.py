@@ -77,7 +77,7 @@ class Run:
     def command(self) -> list[str]:
         """verl's command line."""
         overrides = compose(self.profile, self.choices)
-        return [self.python, "-m", "verl.trainer.main_ppo", *overrides]
+        return [self.python, "-P", "-m", "verl.trainer.main_ppo", *overrides]
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to go on in the folder of another."""
@@ -121,7 +121,7 @@ def merge_latest(run: Run, report: Report) -> Path:
     report(f"merging step {step}")
     shards = run.out / SHARDS / f"global_step_{step}" / "actor"
     out = run.out / "checkpoint"
-    command = [run.python, "-m", "proguard_edge.train.verl.merge"]
+    command = [run.python, "-P", "-m", "proguard_edge.train.verl.merge"]
     log = run.out / "logs" / "merge.log"
     with log.open("wb") as output:
         done = subprocess.run(

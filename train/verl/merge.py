@@ -22,7 +22,7 @@ def merge(shards: Path, model: Path, out: Path) -> None:
     """Write the folder `out`. Raises CalledProcessError when verl's merger fails."""
     work = out.with_name(f".{out.name}.new")
     shutil.rmtree(work, ignore_errors=True)
-    command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
+    command = [sys.executable, "-P", "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     command += ["--local_dir", str(shards), "--target_dir", str(work)]
     subprocess.run(command, check=True)
     if (work / "lora_adapter").is_dir():

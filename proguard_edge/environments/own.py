@@ -1,18 +1,41 @@
-"""The installed proguard-edge as a wheel again, for an environment on a machine without a source.
+"""The proguard-edge that runs here: what tells it from another, and as a wheel again.
 
-A wheel (PEP 427) is a zip of what lies in `site-packages`, less what the installer added there.
+An environment gets the same one. On a machine without a source its wheel (PEP 427) is made of what
+lies in `site-packages`, less what the installer added there.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.metadata
 import zipfile
 from pathlib import Path
 
-from proguard_edge.environments.lookup import PACKAGE
 from proguard_edge.errors import InputError
 
+PACKAGE = "proguard-edge"
 ADDED = ("INSTALLER", "REQUESTED", "direct_url.json")
+
+
+def checkout() -> Path | None:
+    """The checkout that runs here, None where a wheel was installed."""
+    folder = Path(__file__).parents[2]
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+def origin() -> str:
+    """What tells the proguard-edge that runs here from others: `checkout FOLDER`, or a digest of
+    the files that were installed."""
+    folder = checkout()
+    if folder is not None:
+        return f"checkout {folder}"
+    lines = sorted(
+        f"{path} {path.hash.value}"
+        for path in importlib.metadata.files(PACKAGE) or ()
+        if path.hash and path.parts[0] == "proguard_edge"
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_wheel(folder: Path) -> Path:
@@ -49,9 +72,6 @@ def _of(line: str) -> str:
 
 
 def _check(path: importlib.metadata.PackagePath, source: Path) -> None:
-    import base64
-    import hashlib
-
     try:
         raw = source.read_bytes()
     except OSError as error:
