@@ -18,8 +18,9 @@ from proguard_edge.client import Client
 from proguard_edge.starter import STARTER
 from proguard_edge.train.rows import Row, write_jsonl
 
-# Python imports it in every process that it starts: also in workers and in pip's children. What
-# goes to another machine is written down and refused. Names of this machine may be looked up.
+# Python imports it in every process that reads PYTHONPATH: in commands and in their workers. What
+# goes to another machine is written down and refused. Names of this machine may be looked up. What
+# a library does without Python it does not see: so there is no network either, where that can be.
 WATCH = """
 import os, sys
 
@@ -103,6 +104,15 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def without_a_network() -> list[str]:
+    """What takes the network away from a command, as far as it can be had here."""
+    if shutil.which("unshare"):
+        for before in (["unshare", "-n"], ["unshare", "-rn"]):
+            if subprocess.run([*before, "true"], capture_output=True).returncode == 0:
+                return before
+    return []
+
+
 def test_the_watch_sees_a_process_that_calls(tmp_path):
     """The control: what the other tests rely on."""
     code = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=5)"
@@ -114,7 +124,7 @@ def test_the_watch_sees_a_process_that_calls(tmp_path):
 
 def test_no_command_speaks_to_another_machine(folder):
     done = subprocess.run(
-        ["bash", "-eu", "-c", COMMANDS],
+        [*without_a_network(), "bash", "-eu", "-c", COMMANDS],
         cwd=folder,
         env=environment(folder),
         capture_output=True,

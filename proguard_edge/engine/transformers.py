@@ -50,7 +50,8 @@ class TransformersEngine:
             from transformers import Qwen2_5_VLForConditionalGeneration
         except ImportError as error:
             raise EngineError(
-                f"the transformers engine needs {error.name}: pip install 'proguard-edge[hf]'"
+                f"the transformers engine needs {error.name}: pip install 'proguard-edge[hf]', or "
+                "an environment with it: proguard-edge env create runtime --with hf"
             ) from None
         folder = artifact.folder / "hf"
         method = _quantization(folder / "config.json")
