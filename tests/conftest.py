@@ -13,9 +13,16 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's own cache folder."""
-    monkeypatch.setenv("PROGUARD_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def _own_folders(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No test touches the user's own cache; slow ones alone find the user's environments."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("PROGUARD_EDGE_CACHE", str(base / "cache"))
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setenv("PROGUARD_EDGE_ENVS", str(base / "environments"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import tiny_checkpoint
 
 from proguard_edge.artifact import check_digests
+from proguard_edge.environments import interpreter
 from proguard_edge.errors import ArtifactError
 from proguard_edge.export.edgellm import (
     PLUGIN,
@@ -133,7 +133,10 @@ def test_a_python_without_the_exporter_names_the_command():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no interpreter")
+@pytest.mark.skipif(
+    interpreter("edgellm", None, PYTHON) == sys.executable,
+    reason=f"no {PYTHON}, no `env create edgellm`",
+)
 def test_nvidia_s_exporter_keeps_every_integer(wide, tmp_path):
     # Released checkpoints have one, and the exporter stops without it.
     template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

@@ -1,19 +1,21 @@
 """The whole of `train grpo` on a CPU: 3 steps, validation, checkpoint, merge, export, a verdict.
 
-Slow. Needs an environment with verl, named by PROGUARD_EDGE_VERL_PYTHON, and an embedding model.
+Slow. Needs an environment with verl (`env create grpo`, or PROGUARD_EDGE_VERL_PYTHON) and an
+embedding model.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from proguard_edge.cli import main
+from proguard_edge.environments import interpreter
 from proguard_edge.guard import Guard
 
 
@@ -27,9 +29,9 @@ def embeddings() -> str:
 
 @pytest.mark.slow
 def test_grpo_runs_from_rows_to_a_verdict(tiny: Path, shared: Path, tmp_path: Path) -> None:
-    python = os.environ.get("PROGUARD_EDGE_VERL_PYTHON")
-    if python is None:
-        pytest.skip("PROGUARD_EDGE_VERL_PYTHON names no environment with verl")
+    python = interpreter("grpo", None, "PROGUARD_EDGE_VERL_PYTHON")
+    if python == sys.executable:
+        pytest.skip("no PROGUARD_EDGE_VERL_PYTHON, no `env create grpo`")
     out = tmp_path / "run"
     arguments = ["train", "grpo", "--profile", "cpu-smoke", "--model", str(tiny)]
     arguments += ["--data", str(shared / "data" / "train"), "--rows", "64", "--out", str(out)]
