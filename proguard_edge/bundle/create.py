@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from proguard_edge import __version__
 from proguard_edge.artifact import Artifact, check_digests
 from proguard_edge.artifact.format import MANIFEST as ARTIFACT
 from proguard_edge.artifact.format import SIGNATURE as ARTIFACT_SIGNATURE
@@ -34,8 +33,8 @@ SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
 SCRIPT_MODULES = (
     *("__init__.py", "errors.py", "running.py", "signature.py", "stages.py"),
-    *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "packages", "install")),
-    "bundle/script.py",
+    *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "packages", "prefix")),
+    *("bundle/install.py", "bundle/script.py"),
 )
 
 
@@ -69,7 +68,7 @@ def create(
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         folder = Path(scratch)
         files: dict[str, Path | bytes] = {}
-        wheels = _wheels(plan, folder, files, say)
+        own, wheels = _wheels(plan, folder, files, say)
         say("checking artifacts and policies")
         artifacts = _artifacts(plan.artifacts, files)
         for path in plan.policies:
@@ -80,13 +79,17 @@ def create(
         files.update(_licences(wheels))
         files["sbom.cdx.json"] = sbom(plan.name, wheels, artifacts)
         say("writing")
-        return _write(plan, files, [a.name for a in artifacts], out, private_key)
+        names = [artifact.name for artifact in artifacts]
+        return _write(plan, own.name.split("-")[1], files, names, out, private_key)
 
 
 def _wheels(
     plan: Plan, folder: Path, files: dict[str, Path | bytes], say: Callable[[str], None]
-) -> list[Path]:
-    """Add every wheel that the stages need and the project's own, and the locks that pin them."""
+) -> tuple[Path, list[Path]]:
+    """Add every wheel that the stages need and the project's own, and the locks that pin them.
+
+    The project's own wheel, and all of them.
+    """
     wheelhouse = Wheelhouse(folder / "wheels", plan.python, plan.machine, plan.wheelhouse)
     own = wheelhouse.own(plan.project)
     for stage in [each for each in ALL if each.name in plan.stages]:
@@ -97,11 +100,12 @@ def _wheels(
         files[f"requirements/{lock}"] = pins if stage.apart else pins.rstrip() + b"\n" + pin(own)
     wheels = sorted(wheelhouse.folder.glob("*.whl"))
     files.update({f"wheels/{wheel.name}": wheel for wheel in wheels})
-    return wheels
+    return own, wheels
 
 
 def _write(
     plan: Plan,
+    version: str,
     files: dict[str, Path | bytes],
     artifacts: list[str],
     out: Path,
@@ -109,7 +113,7 @@ def _write(
 ) -> list[Path]:
     if bad := [path for path in files if not safe(path)]:
         raise InputError(f"{bad[0]!r}: not a path for a bundle")
-    manifest = _manifest(plan, files, artifacts, private_key is not None)
+    manifest = _manifest(plan, version, files, artifacts, private_key is not None)
     writer = Writer(out, plan.max_part_bytes)
     writer.add(MANIFEST, manifest)
     if private_key is not None:
@@ -123,14 +127,14 @@ def _write(
 
 
 def _manifest(
-    plan: Plan, files: dict[str, Path | bytes], artifacts: list[str], signed: bool
+    plan: Plan, version: str, files: dict[str, Path | bytes], artifacts: list[str], signed: bool
 ) -> bytes:
     fields = {
         "format": FORMAT,
         "signed": signed,
         "name": plan.name,
         "release": plan.release,
-        "version": __version__,
+        "version": version,
         "target": plan.target,
         "machine": plan.machine,
         "python": plan.python,

@@ -1,32 +1,32 @@
 """Install: a bundle becomes a folder that runs; the one before it stays, and can come back.
 
-    PREFIX/versions/<digest of the manifest, 16 digits>/  venv, and what came: artifacts, policies,
-                                                          wheels …, the manifest, its signature
+    PREFIX/versions/NAME/       venv, and what came: artifacts, policies, wheels …, the manifest,
+                                its signature
     PREFIX/current → the version in use       PREFIX/previous → the one before it
-    PREFIX/bin/proguard-edge                  runs the current one
+    PREFIX/bin/proguard-edge    runs the current one
 
 A version is in use from the moment in which `current` is replaced, which happens in one step, after
 all of it was unpacked, installed and has given a verdict. Whatever stops before that leaves the
-version in use as it was, and is cleared away by the next try.
+version in use as it was, and is cleared away by the next try. The same bundle installed again is
+made anew as a whole, beside the folder in use, which goes when the new one is in use.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from proguard_edge.bundle import prefix as places
 from proguard_edge.bundle.archive import MANIFEST, SIGNATURE
 from proguard_edge.bundle.packages import VENV, first_verdict, make_environments
+from proguard_edge.bundle.prefix import COMPLETE, DIGITS, UNPACKING, VERSIONS
 from proguard_edge.bundle.verify import Manifest, Report, unpack
-from proguard_edge.errors import ArtifactError, InputError
+from proguard_edge.errors import ArtifactError, InputError, ProGuardEdgeError
 
-COMPLETE = "complete"
 WRAPPER = """#!/bin/sh
 # Runs the version in use.
 exec {command} "$@"
@@ -62,57 +62,53 @@ def install(
     InputError (the machine: another Python, no room, another install running).
     """
     prefix = prefix.absolute()
-    with _locked(prefix):
-        _clear(prefix)
-        fresh = prefix / "versions" / ".unpacking"
+    with places.locked(prefix):
+        fresh = prefix / VERSIONS / UNPACKING
+        places.remove(fresh)
         say("verifying and unpacking")
         manifest = unpack(bundle, public_key, fresh, report)
         _check_machine(manifest)
         _check_release(prefix, manifest, downgrade)
+        places.clear(prefix)
         (fresh / MANIFEST).write_bytes(manifest.raw)
-        _keep_signature(fresh, manifest)
-        final = prefix / "versions" / manifest.digest[:16]
-        if not (final / COMPLETE).exists():
-            # A virtual environment holds its own path: it is made where it stays.
-            shutil.rmtree(final, ignore_errors=True)
-            fresh.replace(final)
-            say("installing packages, without a network")
-            make_environments(final, manifest, say)
-            say("trying it: a verdict")
-            first_verdict(final, manifest, Installed(final, manifest).artifact)
-            os.sync()
-            _write(final / COMPLETE, b"")
-        else:
-            say("it is here already; trying it: a verdict")
-            _restore(fresh, final, manifest)
-            first_verdict(final, manifest, Installed(final, manifest).artifact)
+        if manifest.proof is not None:
+            (fresh / SIGNATURE).write_bytes(manifest.proof)
+        done = Installed(places.free(prefix, manifest.digest), manifest)
+        # A virtual environment holds its own path: it is made where it stays.
+        fresh.replace(done.folder)
+        _complete(done, say)
         say("putting it in use")
-        _use(prefix, final)
-        _write(prefix / "bin" / "proguard-edge", _wrapper(prefix), 0o755)
-        _clear(prefix)
-    return Installed(final, manifest)
+        places.use(prefix, done.folder)
+        places.write(prefix / "bin" / "proguard-edge", _wrapper(prefix), 0o755)
+        places.clear(prefix)
+    return done
 
 
 def rollback(prefix: Path) -> Installed:
-    """Put the version before in use again. Raises InputError when there is none."""
+    """Put the version before in use again. Raises InputError when there is none, ArtifactError
+    where it is damaged."""
     prefix = prefix.absolute()
-    with _locked(prefix):
-        before = _link(prefix / "previous")
-        if before is None or not (before / COMPLETE).exists():
+    with places.locked(prefix):
+        before = places.linked(prefix / "previous")
+        if before is None or not places.complete(before):
             raise InputError(f"{prefix}: no version to go back to")
-        _use(prefix, before)
-        return installed_in(before)
+        found = installed_in(before)
+        places.use(prefix, before)
+        return found
 
 
 def current(prefix: Path) -> Installed | None:
-    """The version in use."""
-    folder = _link(prefix / "current")
+    """The version in use. Raises InputError, ArtifactError where its manifest is damaged."""
+    folder = places.linked(prefix / "current")
     return None if folder is None else installed_in(folder)
 
 
 def versions(prefix: Path) -> list[Installed]:
-    """Every version that was installed to the end, in the order of their releases."""
-    folders = (p for p in (prefix / "versions").glob("*") if (p / COMPLETE).exists())
+    """Every version that was installed to the end, in the order of their releases.
+
+    Raises InputError, ArtifactError for a damaged one.
+    """
+    folders = filter(places.complete, (prefix / VERSIONS).glob("*"))
     return sorted(map(installed_in, folders), key=lambda each: each.manifest.release)
 
 
@@ -121,23 +117,33 @@ def installed_in(folder: Path) -> Installed:
     proof = folder / SIGNATURE
     try:
         signed = proof.read_bytes() if proof.exists() else None
-        return Installed(folder, Manifest.parse((folder / MANIFEST).read_bytes(), signed))
+        found = Installed(folder, Manifest.parse((folder / MANIFEST).read_bytes(), signed))
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
+        what = error.strerror or error
+        raise InputError(f"{error.filename or folder}: {what}; install the bundle again") from None
+    except ArtifactError as error:
+        raise ArtifactError(f"{folder}: {error}; install the bundle again") from None
+    if found.manifest.digest[:DIGITS] != places.beginning(folder):
+        raise ArtifactError(
+            f"{folder / MANIFEST}: is not the one that the bundle came with; install it again"
+        )
+    return found
 
 
-def _restore(fresh: Path, final: Path, manifest: Manifest) -> None:
-    """Put what came into a version that is there; its files may have been changed since."""
-    for path in (entry.path for entry in manifest.files):
-        (final / path).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / path).replace(final / path)
-    _keep_signature(final, manifest)
+def _complete(version: Installed, say: Callable[[str], None]) -> None:
+    """Make its environments and try them. Raises InputError: nothing of it is left then."""
+    folder, manifest = version.folder, version.manifest
+    try:
+        say("installing packages, without a network")
+        make_environments(folder, manifest, say)
+        say("trying it: a verdict")
+        first_verdict(folder, manifest, version.artifact)
+    except BaseException:
+        # The next try needs the room.
+        places.remove(folder)
+        raise
     os.sync()
-
-
-def _keep_signature(folder: Path, manifest: Manifest) -> None:
-    if manifest.proof is not None:
-        _write(folder / SIGNATURE, manifest.proof)
+    places.write(folder / COMPLETE, f"{manifest.release}\n".encode())
 
 
 def _wrapper(prefix: Path) -> bytes:
@@ -158,75 +164,34 @@ def _check_machine(manifest: Manifest) -> None:
 
 
 def _check_release(prefix: Path, manifest: Manifest, downgrade: bool) -> None:
-    used = current(prefix)
-    if used is None or downgrade or manifest.release >= used.manifest.release:
+    """Raises ArtifactError for an older release than is in use, or where nothing tells which is.
+
+    The same bundle may always be installed again, whatever became of its folder.
+    """
+    folder = places.linked(prefix / "current")
+    if folder is None or downgrade or places.beginning(folder) == manifest.digest[:DIGITS]:
         return
-    raise ArtifactError(
-        f"release {manifest.release} is older than {used.manifest.release}, which is in use; "
-        "`bundle rollback` goes back to the version before, --allow-downgrade installs it anyway"
-    )
+    used = _release(folder)
+    if used is None:
+        raise ArtifactError(
+            f"{folder}: is in use and damaged, and nothing in it tells which release it was; "
+            "install its own bundle again, or another with --allow-downgrade"
+        )
+    if manifest.release < used:
+        raise ArtifactError(
+            f"release {manifest.release} is older than {used}, which is in use; `bundle rollback` "
+            "goes back to the version before, --allow-downgrade installs it anyway"
+        )
 
 
-def _use(prefix: Path, folder: Path) -> None:
-    """Point `current` at the folder, and `previous` at what it pointed at."""
-    before = _link(prefix / "current")
-    if before is not None and before != folder:
-        _point(prefix / "previous", before)
-    _point(prefix / "current", folder)
-
-
-def _point(link: Path, folder: Path) -> None:
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path("versions") / folder.name)
-    temporary.replace(link)
-    _sync(link.parent)
-
-
-def _link(link: Path) -> Path | None:
-    return link.parent / "versions" / link.readlink().name if link.is_symlink() else None
-
-
-def _write(path: Path, raw: bytes, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.chmod(mode)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _release(folder: Path) -> int | None:
+    """The release of a version: from its manifest, from what was noted at the end of its install
+    where that is damaged; None where nothing tells."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _clear(prefix: Path) -> None:
-    """Remove what stopped installs left behind."""
-    for folder in (prefix / "versions").glob("*"):
-        if not (folder / COMPLETE).exists():
-            shutil.rmtree(folder)
-    shutil.rmtree(prefix / "versions" / ".unpacking", ignore_errors=True)
-
-
-@contextmanager
-def _locked(prefix: Path) -> Iterator[None]:
-    import fcntl
-
+        return installed_in(folder).manifest.release
+    except ProGuardEdgeError:
+        pass
     try:
-        (prefix / "versions").mkdir(parents=True, exist_ok=True)
-        file = (prefix / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{prefix}: {error.strerror or error}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{prefix}: another install is running") from None
-        yield
+        return int((folder / COMPLETE).read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -7,6 +7,7 @@ they trust the public key: compare its SHA-256 with the one that the maker tells
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -90,15 +91,15 @@ def _install(options: argparse.Namespace) -> None:
 
 
 def next_commands(prefix: Path, done: Installed) -> str:
-    """What to type after an install."""
-    command = prefix.absolute() / "bin" / "proguard-edge"
+    """What to type after an install, as a shell takes it."""
+    command = [str(prefix.absolute() / "bin" / "proguard-edge")]
     folder = prefix.absolute() / "current" / "artifacts"
-    names = done.manifest.artifacts
+    artifact = [str(folder / name) for name in done.manifest.artifacts[:1]]
+    named = ["--artifact", *artifact] if artifact else []
     return (
         f"release {done.manifest.release} is in use. Go on with\n\n"
-        f"    {command} doctor{f' {folder / names[0]}' if names else ''}\n"
-        f"    {command} moderate{f' --artifact {folder / names[0]}' if names else ''} "
-        "--text 'How do I bake bread?'"
+        f"    {shlex.join([*command, 'doctor', *artifact])}\n"
+        f"    {shlex.join([*command, 'moderate', *named, '--text', 'How do I bake bread?'])}"
     )
 
 

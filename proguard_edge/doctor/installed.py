@@ -15,16 +15,19 @@ from pathlib import Path
 from proguard_edge.artifact import Artifact
 from proguard_edge.artifact.format import MANIFEST as ARTIFACT
 from proguard_edge.artifact.format import file_digest
-from proguard_edge.bundle.archive import MANIFEST
-from proguard_edge.bundle.install import COMPLETE, Installed, installed_in
+from proguard_edge.bundle.install import Installed, installed_in
 from proguard_edge.bundle.packages import VENV
+from proguard_edge.bundle.prefix import VERSIONS, complete
 from proguard_edge.doctor.finding import Finding, Subject
 from proguard_edge.errors import ArtifactError, ProGuardEdgeError
 
 NAME = "bundle"
 FOLDERS = ("artifacts", "policies", "wheels")
 STARTER = f"proguard_edge/starter/artifact/{ARTIFACT}"
-AGAIN = "install the bundle again, remove what did not come with it, and change copies alone"
+AGAIN = (
+    "install the bundle again: all of it is made anew, and what did not come with it is gone; "
+    "change copies alone"
+)
 NOT_USED = "do not use it: get the bundle again, and ask its maker which key is theirs"
 # Findings; --json has the names of all.
 MAX_NAMED = 20
@@ -51,14 +54,9 @@ def release() -> Installed | None:
     """
     environment = Path(sys.prefix).resolve()
     folder = environment.parent
-    if environment.name != VENV or folder.parent.name != "versions":
+    if environment.name != VENV or folder.parent.name != VERSIONS or not complete(folder):
         return None
-    if not (folder / COMPLETE).exists():
-        return None
-    found = installed_in(folder)
-    if found.manifest.digest[:16] != folder.name:
-        raise ArtifactError(f"{folder / MANIFEST}: is not the one that the bundle came with")
-    return found
+    return installed_in(folder)
 
 
 def vouched(digest: str, public_key: str) -> str | None:
@@ -145,15 +143,37 @@ def deviations(found: Installed, verified: dict[Path, str]) -> Iterator[str]:
     """What is wrong with each file that is not as listed. verified: SHA-256 (hex) of files that
     were read already."""
     listed = {found.folder / e.path: e for e in found.manifest.files if _ours(e.path)}
+    links = {link for path in listed if (link := _link(path, found.folder)) is not None}
+    for link in sorted(links):
+        yield f"{link}: is a link, and came with the bundle as none"
     for path, entry in listed.items():
+        if not links.isdisjoint((path, *path.parents)):
+            continue
         if not path.is_file():
             yield f"{path}: came with the bundle and is missing"
         elif path.stat().st_size != entry.size or _digest(path, verified) != entry.sha256:
             yield f"{path}: is not as it came with the bundle"
     for name in FOLDERS:
-        for path in sorted((found.folder / name).rglob("*")):
-            if path not in listed and (path.is_symlink() or not path.is_dir()):
-                yield f"{path}: did not come with the bundle"
+        yield from _strangers(found.folder / name, {*listed, *links})
+
+
+def _link(path: Path, top: Path) -> Path | None:
+    """The first link on the way from a version's folder to a file in it."""
+    parts = path.relative_to(top).parts
+    ways = (top.joinpath(*parts[:count]) for count in range(1, len(parts) + 1))
+    return next((way for way in ways if way.is_symlink()), None)
+
+
+def _strangers(folder: Path, known: set[Path]) -> Iterator[str]:
+    """What lies in a folder and is not known. A link to a folder is not followed."""
+    if folder in known:
+        return
+    if folder.is_symlink():
+        yield f"{folder}: did not come with the bundle"
+        return
+    for path in sorted(folder.rglob("*")):
+        if path not in known and (path.is_symlink() or not path.is_dir()):
+            yield f"{path}: did not come with the bundle"
 
 
 def _ours(path: str) -> bool:

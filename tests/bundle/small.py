@@ -57,7 +57,7 @@ def small_bundle(
     plan = Plan(
         "small", release, (), (), stages, Path(), Path(), python=python, max_part_bytes=part
     )
-    _write(plan, files or FILES, ["a"], out, key)
+    _write(plan, f"{release}.0", files or FILES, ["a"], out, key)
     return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ pytest.importorskip("model_signing")
 from small import keys, small_bundle, stand_in
 
 from proguard_edge.bundle.create import SCRIPT
-from proguard_edge.bundle.install import COMPLETE, current, install, rollback, versions
+from proguard_edge.bundle.install import current, install, rollback, versions
+from proguard_edge.bundle.prefix import COMPLETE, MARKER
+from proguard_edge.bundle.script import next_commands
 from proguard_edge.errors import ArtifactError, InputError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -149,10 +152,153 @@ def test_two_installs_at_once_are_refused(tmp_path: Path) -> None:
 
     prefix = tmp_path / "opt"
     install(bundle(tmp_path, 1), None, prefix)
-    with (prefix / ".lock").open("w") as lock:
+    with (prefix / MARKER).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another install"):
             install(bundle(tmp_path, 2), None, prefix)
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_was(
+    tmp_path: Path, broken: bool
+) -> None:
+    python = tmp_path / "pyenv" / "versions" / "3.12.1" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    made = bundle(tmp_path, 1)
+    if broken:
+        made.write_bytes(b"junk")
+    before = sorted((tmp_path / "pyenv").rglob("*"))
+    for call in (lambda at: install(made, None, at), rollback):
+        with pytest.raises(InputError, match=r"pyenv: is not empty.* name a new folder"):
+            call(tmp_path / "pyenv")
+    assert sorted((tmp_path / "pyenv").rglob("*")) == before
+
+
+def test_what_stopped_installs_left_goes_when_a_bundle_was_verified_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    prefix = tmp_path / "opt"
+    install(bundle(tmp_path, 1), None, prefix)
+    stopped, again, other = (
+        prefix / "versions" / name for name in ("0" * 16, f"{'0' * 16}-2", "mine")
+    )
+    for folder in (stopped, again, other):
+        (folder / "bin").mkdir(parents=True)
+    good = bundle(tmp_path, 2)
+    (junk := tmp_path / "junk.pgb").write_bytes(good.read_bytes()[:-10240])
+    with pytest.raises(ArtifactError):
+        install(junk, None, prefix)
+    assert all(folder.exists() for folder in (stopped, again, other))
+    install(good, None, prefix)
+    assert [folder.exists() for folder in (stopped, again, other)] == [False, False, True]
+
+
+def tampered(folder: Path, elsewhere: Path) -> None:
+    """Change what one who may write to a version can: packages, commands, a folder for a link."""
+    (package,) = (folder / "venv").glob("lib/*/site-packages/proguard_edge/__main__.py")
+    package.write_text("print('verdict of somebody else')")
+    (folder / "venv" / "bin" / "proguard-edge").write_text("#!/bin/sh\necho verdict of a shell\n")
+    (folder / "artifacts").replace(elsewhere)
+    (folder / "artifacts").symlink_to(elsewhere)
+
+
+def test_the_same_bundle_again_makes_the_whole_version_anew(tmp_path: Path) -> None:
+    prefix = tmp_path / "opt"
+    install(bundle(tmp_path, 1), None, prefix)
+    second = bundle(tmp_path, 2)
+    first_folder = install(second, None, prefix).folder
+    tampered(first_folder, tmp_path / "elsewhere")
+    assert said(prefix) == "verdict of a shell"
+    folder = install(second, None, prefix).folder
+    assert said(prefix) == "verdict of 2.0"
+    assert folder == first_folder.with_name(f"{first_folder.name}-2")
+    assert not (folder / "artifacts").is_symlink()
+    assert (tmp_path / "elsewhere" / "a" / "artifact.json").exists()
+    assert [each.manifest.release for each in versions(prefix)] == [1, 2]
+    assert install(second, None, prefix).folder == first_folder
+    assert rollback(prefix).manifest.release == 1
+    assert said(prefix) == "verdict of 1.0"
+
+
+def test_while_a_version_is_made_anew_the_one_in_use_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = tmp_path / "opt"
+    made = bundle(tmp_path, 1)
+    folder = install(made, None, prefix).folder
+    answers: list[str] = []
+
+    def failing(*_: object) -> None:
+        answers.append(said(prefix))
+        raise InputError("no verdict")
+
+    monkeypatch.setattr("proguard_edge.bundle.install.first_verdict", failing)
+    with pytest.raises(InputError, match="no verdict"):
+        install(made, None, prefix)
+    assert [*answers, said(prefix)] == ["verdict of 1.0"] * 2
+    assert list((prefix / "versions").iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("damage", ["gone", "malformed", "of another release"])
+def test_over_a_damaged_version_the_same_or_a_newer_bundle_is_installed_and_no_older(
+    tmp_path: Path, damage: str
+) -> None:
+    prefix = tmp_path / "opt"
+    manifest = install(bundle(tmp_path, 2), None, prefix).folder / "manifest.json"
+    raw = manifest.read_bytes()
+    manifest.unlink()
+    if damage != "gone":
+        other = raw.replace(b'"release": 2', b'"release": 0')
+        manifest.write_bytes(raw[:-9] if damage == "malformed" else other)
+    with pytest.raises((InputError, ArtifactError), match=r"manifest\.json.*install"):
+        current(prefix)
+    with pytest.raises(ArtifactError, match="release 1 is older than 2"):
+        install(bundle(tmp_path, 1), None, prefix)
+    release = 3 if damage == "gone" else 2
+    install(bundle(tmp_path, release), None, prefix)
+    assert said(prefix) == f"verdict of {release}.0"
+    assert current(prefix).manifest.release == release
+
+
+def test_where_nothing_tells_the_release_in_use_another_bundle_needs_the_option(
+    tmp_path: Path,
+) -> None:
+    prefix = tmp_path / "opt"
+    folder = install(bundle(tmp_path, 2), None, prefix).folder
+    for name in ("manifest.json", COMPLETE):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"nothing in it tells which .* --allow-downgrade"):
+        install(bundle(tmp_path, 3), None, prefix)
+    # What is damaged stays in use until there is something better.
+    assert said(prefix) == "verdict of 2.0"
+    install(bundle(tmp_path, 3), None, prefix, downgrade=True)
+    assert said(prefix) == "verdict of 3.0"
+
+
+def test_a_damaged_version_is_not_gone_back_to(tmp_path: Path) -> None:
+    prefix = tmp_path / "opt"
+    before = install(bundle(tmp_path, 1), None, prefix).folder
+    install(bundle(tmp_path, 2), None, prefix)
+    (before / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match=r"manifest\.json: malformed.*install the bundle again"):
+        rollback(prefix)
+    assert said(prefix) == "verdict of 2.0"
+
+
+def test_the_commands_to_go_on_with_can_be_pasted_into_a_shell(
+    tmp_path: Path,
+) -> None:
+    prefix = tmp_path / "my opt"
+    done = install(bundle(tmp_path, 1), None, prefix)
+    doctor, moderate = next_commands(prefix, done).splitlines()[2:]
+    at = str(prefix)
+    assert shlex.split(doctor) == [f"{at}/bin/proguard-edge", "doctor", f"{at}/current/artifacts/a"]
+    assert shlex.split(moderate)[2:] == [
+        *("--artifact", f"{at}/current/artifacts/a", "--text", "How do I bake bread?")
+    ]
+    printed = subprocess.run(moderate, shell=True, capture_output=True, text=True, check=True)
+    assert printed.stdout == "verdict of 1.0\n"
 
 
 def kill_at_random_points(tmp_path: Path, times: int, seconds: float) -> None:

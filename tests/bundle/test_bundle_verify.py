@@ -17,11 +17,11 @@ pytest.importorskip("model_signing")
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import FILES, keys, small_bundle, spans
+from small import FILES, keys, small_bundle, spans, stand_in
 
 from proguard_edge.artifact import Artifact, check_digests, check_signature, sign_artifact
 from proguard_edge.bundle import archive
-from proguard_edge.bundle.create import SCRIPT, _artifacts
+from proguard_edge.bundle.create import SCRIPT, Plan, _artifacts, create
 from proguard_edge.bundle.verify import changes, unpack, verify
 from proguard_edge.cli import main
 from proguard_edge.errors import ArtifactError
@@ -275,3 +275,10 @@ def test_a_bundle_carries_the_signature_of_an_artifact_that_has_one(
     there = Artifact.open(tmp_path / "out" / "artifacts" / artifact.name)
     check_signature(there, pair[1])
     check_digests(there)
+
+
+def test_the_version_of_a_bundle_is_that_of_the_wheel_in_it(tmp_path: Path) -> None:
+    wheel = tmp_path / "proguard_edge-99.1-py3-none-any.whl"
+    wheel.write_bytes(stand_in("99.1"))
+    create(Plan("of a wheel", 1, (), (), (), wheel, tmp_path), tmp_path / "made.pgb", None)
+    assert verify(tmp_path / "made.pgb", None).fields["version"] == "99.1"

@@ -27,7 +27,8 @@ from small import keys, spans
 import proguard_edge
 from proguard_edge.artifact import Artifact, check_digests, check_signature, sign_artifact
 from proguard_edge.bundle.create import SCRIPT, Plan, create
-from proguard_edge.bundle.install import COMPLETE, current, rollback, versions
+from proguard_edge.bundle.install import current, rollback, versions
+from proguard_edge.bundle.prefix import COMPLETE
 from proguard_edge.bundle.verify import verify
 from proguard_edge.errors import ArtifactError
 from proguard_edge.requirements import LOCKS

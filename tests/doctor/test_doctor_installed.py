@@ -136,6 +136,17 @@ def test_each_file_that_is_not_as_it_came_is_named(here, pair, name, what):
         assert said.startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(
+    "name", ["policies", "artifacts/a", "policies/ours.yaml", "artifacts/a/artifact.json"]
+)
+def test_a_link_is_not_what_came_even_where_it_leads_to_the_same_bytes(here, tmp_path, name):
+    path = here.folder / name
+    path.replace(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    (said,) = problems()
+    assert said == f"{path}: is a link, and came with the bundle as none"
+
+
 def test_many_files_are_counted_and_all_named_for_machines(here):
     for number in range(installed.MAX_NAMED + 5):
         (here.folder / "policies" / f"{number:03}.yaml").write_bytes(b"")
@@ -167,14 +178,18 @@ def test_a_signature_that_was_taken_away_is_a_problem_with_a_key(here, pair):
     assert "not signed" in said
 
 
-def test_installing_the_same_bundle_again_mends_what_was_changed(made, pair, monkeypatch):
+def test_installing_the_same_bundle_again_mends_what_was_changed(tmp_path, pair, monkeypatch):
+    made = put(tmp_path, pair[0])
     monkeypatch.setattr(sys, "prefix", str(made.folder / "venv"))
     (made.folder / "manifest.sig").unlink()
     (made.folder / "policies" / "ours.yaml").unlink()
+    (made.folder / "policies" / "more.yaml").touch()
     (made.folder / "artifacts" / "a" / "artifact.json").write_bytes(b"[]")
-    assert len(problems(pair[1])) == 3
-    install(made.folder.parents[2] / "7.pgb", pair[1], made.folder.parents[1])
-    assert problems(pair[1]) == []
+    assert len(problems(pair[1])) == 4
+    anew = install(tmp_path / "7.pgb", pair[1], tmp_path / "opt")
+    assert anew.folder != made.folder
+    monkeypatch.setattr(sys, "prefix", str(anew.folder / "venv"))
+    assert [finding.state for finding in found(pair[1])] == ["ok", "ok"]
 
 
 def test_another_environment_is_none_of_a_bundle(pair):
