@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proguard_edge.artifact.format import MANIFEST, SIGNATURE, Artifact
 from proguard_edge.artifact.verify import check_digests, check_regular
+from proguard_edge.artifact.write import drop_halves, half
 from proguard_edge.errors import ArtifactError
 from proguard_edge.signature import check
 
@@ -40,13 +43,19 @@ def sign_artifact(folder: Path, private_key: Path) -> Artifact:
 
     artifact = Artifact.open(folder)
     manifest = (folder / MANIFEST).read_bytes()
+    with _writing(folder):
+        drop_halves(folder, artifact.files)
     check_digests(artifact, hashlib.sha256(manifest).hexdigest())
     proof = sign(MANIFEST, manifest, private_key)
-    temporary = folder / (SIGNATURE + ".tmp")
+    with _writing(folder):
+        half(folder / SIGNATURE, proof).replace(folder / SIGNATURE)
+    return artifact
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
-        temporary.write_bytes(proof)
-        temporary.replace(folder / SIGNATURE)
+        yield
     except OSError as error:
         what = error.strerror or error
         raise ArtifactError(f"{folder}: cannot be written ({what}); sign a copy of it") from None
-    return artifact

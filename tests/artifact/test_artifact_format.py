@@ -350,13 +350,13 @@ def test_an_altered_manifest_is_found_by_who_knows_its_digest(folder):
 def digested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose digests were computed."""
     names: list[str] = []
-    real = verify.file_digest
+    real = verify._read
 
-    def spy(path: Path) -> str:
+    def spy(path: Path) -> tuple[str, str]:
         names.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(verify, "file_digest", spy)
+    monkeypatch.setattr(verify, "_read", spy)
     return names
 
 
@@ -402,6 +402,50 @@ def test_files_that_did_not_pass_are_not_remembered(folder, tmp_path, digested):
         with pytest.raises(ArtifactError, match="altered"):
             verify_once(found, cache)
         assert "weights.bin" in digested
+
+
+class Swapping(Cache):
+    """Looks whether files passed, and then has a whole artifact in their place."""
+
+    def __init__(self, folder: Path, altered: Path, whole: Path) -> None:
+        super().__init__(folder)
+        self.altered, self.whole = altered, whole
+
+    def has(self, name: Path | str) -> bool:
+        found = super().has(name)
+        self.altered.rename(self.altered.with_name("aside"))
+        self.whole.rename(self.altered)
+        return found
+
+    def back(self) -> None:
+        self.altered.rename(self.whole)
+        self.altered.with_name("aside").rename(self.altered)
+
+
+def test_files_that_another_artifact_was_read_for_are_not_remembered(folder, tmp_path):
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    weights = folder / "deep" / "weights.bin"
+    weights.write_bytes(weights.read_bytes().swapcase())
+    cache = Swapping(tmp_path / "cache", folder, whole)
+    with pytest.raises(ArtifactError, match="small: changed while it was read"):
+        verify_once(Artifact.open(folder), cache)
+    cache.back()
+    with pytest.raises(ArtifactError, match=r"weights\.bin: altered"):
+        verify_once(Artifact.open(folder), Cache(tmp_path / "cache"))
+
+
+def test_a_file_that_is_written_while_it_is_read_is_named(folder, monkeypatch):
+    real = verify.hashlib.file_digest
+
+    def slow(file, name):
+        digest = real(file, name)
+        if Path(file.name).name == "policy.yaml":
+            (folder / "policy.yaml").write_bytes(b"more")
+        return digest
+
+    monkeypatch.setattr(verify.hashlib, "file_digest", slow)
+    with pytest.raises(ArtifactError, match=r"policy\.yaml: changed while it was read"):
+        check_digests(Artifact.open(folder))
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -162,6 +163,30 @@ def test_writing_another_manifest_drops_the_signature_and_says_so(signed, pair):
     assert "artifact.sig" in said[0]
     write_artifact(signed, description, said.append)
     assert len(said) == 1
+
+
+def test_what_a_stopped_write_left_is_neither_listed_nor_in_the_way(signed, pair):
+    description = Artifact.open(signed).description()
+    for name in ("artifact.json.tmp", "artifact.sig.tmp"):
+        (signed / name).write_bytes(b"{")
+    assert sign_artifact(signed, pair[0]).digest == Artifact.open(STARTER).digest
+    for name in ("artifact.json.tmp", "artifact.sig.tmp"):
+        (signed / name).write_bytes(b"{")
+    written = write_artifact(signed, description)
+    assert written.digest == Artifact.open(STARTER).digest
+    check_digests(written)
+
+
+def test_a_listed_file_is_not_removed_for_its_name(signed, pair):
+    description = Artifact.open(signed).description()
+    (signed / "artifact.json.tmp").write_bytes(b"{")
+    listed = json.loads((signed / "artifact.json").read_bytes())
+    entry = {"size": 1, "sha256": hashlib.sha256(b"{").hexdigest()}
+    listed["files"]["artifact.json.tmp"] = entry
+    (signed / "artifact.json").write_text(json.dumps(listed))
+    sign_artifact(signed, pair[0])
+    check_digests(Artifact.open(signed))
+    assert "artifact.json.tmp" not in write_artifact(signed, description).files
 
 
 def test_calibrating_drops_the_signature_and_says_so(signed):
