@@ -265,15 +265,17 @@ def test_where_nothing_tells_the_release_in_use_another_bundle_needs_the_option(
     tmp_path: Path,
 ) -> None:
     prefix = tmp_path / "opt"
-    folder = install(bundle(tmp_path, 2), None, prefix).folder
-    for name in ("manifest.json", COMPLETE):
-        (folder / name).write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"nothing in it tells which .* --allow-downgrade"):
-        install(bundle(tmp_path, 3), None, prefix)
-    # What is damaged stays in use until there is something better.
-    assert said(prefix) == "verdict of 2.0"
-    install(bundle(tmp_path, 3), None, prefix, downgrade=True)
-    assert said(prefix) == "verdict of 3.0"
+    own, other = bundle(tmp_path, 2), bundle(tmp_path, 3)
+    for made, option in ((own, False), (other, True)):
+        folder = install(own, None, prefix).folder
+        for name in ("manifest.json", COMPLETE):
+            (folder / name).write_bytes(b"")
+        with pytest.raises(ArtifactError, match=r"nothing in it tells which .* --allow-downgrade"):
+            install(other, None, prefix)
+        # What is damaged stays in use until there is something better.
+        assert said(prefix) == "verdict of 2.0"
+        done = install(made, None, prefix, downgrade=option)
+        assert current(prefix).manifest == done.manifest
 
 
 def test_a_damaged_version_is_not_gone_back_to(tmp_path: Path) -> None:
