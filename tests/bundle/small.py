@@ -62,7 +62,7 @@ def small_bundle(
 
 
 def stand_in(version: str, code: int = 0, more: dict[str, str] | None = None) -> bytes:
-    """A wheel of our name whose command prints its version and leaves with `code`.
+    """A wheel of our name whose command prints its version and leaves with `code`; always the same.
 
     more: other files of it, as text.
     """
@@ -79,7 +79,7 @@ def stand_in(version: str, code: int = 0, more: dict[str, str] | None = None) ->
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w") as archive:
         for name, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(name, text)
+            archive.writestr(zipfile.ZipInfo(name), text)
     return raw.getvalue()
 
 

@@ -265,15 +265,17 @@ def test_where_nothing_tells_the_release_in_use_another_bundle_needs_the_option(
     tmp_path: Path,
 ) -> None:
     prefix = tmp_path / "opt"
-    folder = install(bundle(tmp_path, 2), None, prefix).folder
-    for name in ("manifest.json", COMPLETE):
-        (folder / name).write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"nothing in it tells which .* --allow-downgrade"):
-        install(bundle(tmp_path, 3), None, prefix)
-    # What is damaged stays in use until there is something better.
-    assert said(prefix) == "verdict of 2.0"
-    install(bundle(tmp_path, 3), None, prefix, downgrade=True)
-    assert said(prefix) == "verdict of 3.0"
+    own, other = bundle(tmp_path, 2), bundle(tmp_path, 3)
+    for made, option in ((own, False), (other, True)):
+        folder = install(own, None, prefix).folder
+        for name in ("manifest.json", COMPLETE):
+            (folder / name).write_bytes(b"")
+        with pytest.raises(ArtifactError, match=r"nothing in it tells which .* --allow-downgrade"):
+            install(other, None, prefix)
+        # What is damaged stays in use until there is something better.
+        assert said(prefix) == "verdict of 2.0"
+        done = install(made, None, prefix, downgrade=option)
+        assert current(prefix).manifest == done.manifest
 
 
 def test_a_damaged_version_is_not_gone_back_to(tmp_path: Path) -> None:
@@ -301,10 +303,10 @@ def test_the_commands_to_go_on_with_can_be_pasted_into_a_shell(
     assert printed.stdout == "verdict of 1.0\n"
 
 
-def kill_at_random_points(tmp_path: Path, times: int, seconds: float) -> None:
+def kill_at_random_points(tmp_path: Path, times: int, seconds: float, release: int = 2) -> None:
     prefix = tmp_path / "opt"
     install(bundle(tmp_path, 1), None, prefix)
-    second = bundle(tmp_path, 2)
+    second = bundle(tmp_path, release)
     command = [sys.executable, "-I", str(tmp_path / SCRIPT), "install", str(second)]
     command += ["--unsigned", "--prefix", str(prefix)]
     draw = random.Random(0)
@@ -314,18 +316,24 @@ def kill_at_random_points(tmp_path: Path, times: int, seconds: float) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         # In use is one whole version, whichever: the kill may have come after the end.
-        assert said(prefix) in ("verdict of 1.0", "verdict of 2.0")
+        assert said(prefix) in ("verdict of 1.0", f"verdict of {release}.0")
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert said(prefix) == "verdict of 2.0"
+    assert said(prefix) == f"verdict of {release}.0"
     left = list((prefix / "versions").iterdir())
     assert all((folder / COMPLETE).exists() for folder in left)
-    assert rollback(prefix).manifest.release == 1
+    assert [each.manifest.release for each in versions(prefix)] == list(range(1, release + 1))
 
 
 def test_an_install_that_is_killed_leaves_the_version_before_in_use(tmp_path: Path) -> None:
     kill_at_random_points(tmp_path, 3, 5.0)
+    assert rollback(tmp_path / "opt").manifest.release == 1
+
+
+def test_a_killed_install_of_the_bundle_in_use_leaves_it_in_use(tmp_path: Path) -> None:
+    kill_at_random_points(tmp_path, 2, 5.0, release=1)
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path: Path) -> None:
-    kill_at_random_points(tmp_path, 20, 6.0)
+@pytest.mark.parametrize("release", [1, 2])
+def test_twenty_kills(tmp_path: Path, release: int) -> None:
+    kill_at_random_points(tmp_path, 20, 6.0, release)
