@@ -88,6 +88,8 @@ def rollback(prefix: Path) -> Installed:
     """Put the version before in use again. Raises InputError when there is none, ArtifactError
     where it is damaged."""
     prefix = prefix.absolute()
+    if not prefix.exists():
+        raise InputError(f"{prefix}: there is no such folder")
     with places.locked(prefix):
         before = places.linked(prefix / "previous")
         if before is None or not places.complete(before):

@@ -40,7 +40,9 @@ def locked(prefix: Path) -> Iterator[None]:
 
     try:
         prefix.mkdir(parents=True, exist_ok=True)
-        if any(prefix.iterdir()) and not (prefix / MARKER).exists():
+        # A disk of its own holds a folder for what is found on it.
+        others = [path for path in prefix.iterdir() if path.name != "lost+found"]
+        if others and not (prefix / MARKER).exists():
             raise InputError(
                 f"{prefix}: is not empty, and nothing of proguard-edge was installed into it; "
                 "name a new folder as the prefix"

@@ -23,6 +23,7 @@ from proguard_edge.stages import PYTHON, Stage
 # The oldest glibc whose wheels are taken, and a newer one for what exists for no older.
 GLIBC = {"edgellm": 35}
 NAME_BYTES = 100
+OWN = re.compile(r"proguard_edge-[^-]+-py3-none-any\.whl")
 # 1980-01-01, the first date that a zip can hold.
 EPOCH = "315532800"
 NOT_BUILT = (".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "runs", "*.work")
@@ -41,7 +42,7 @@ class Wheelhouse:
 
     def own(self, project: Path) -> Path:
         """The project's own wheel, the same bytes each time. project: a checkout, or a wheel."""
-        if project.suffix == ".whl":
+        if OWN.fullmatch(project.name):
             copy = self.folder / project.name
             copy.write_bytes(project.read_bytes())
             return copy

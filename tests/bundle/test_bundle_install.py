@@ -145,6 +145,15 @@ def test_nothing_to_go_back_to_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no version to go back to"):
         rollback(tmp_path)
     assert current(tmp_path) is None
+    with pytest.raises(InputError, match="no such folder"):
+        rollback(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_disk_of_its_own_may_be_a_prefix(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+    install(bundle(tmp_path, 1), None, tmp_path / "disk")
+    assert said(tmp_path / "disk") == "verdict of 1.0"
 
 
 def test_two_installs_at_once_are_refused(tmp_path: Path) -> None:

@@ -40,6 +40,13 @@ def test_a_name_that_a_bundle_cannot_hold_keeps_one_of_its_platforms():
     assert short("one-1-py3-none-any.whl") == "one-1-py3-none-any.whl"
 
 
+def test_a_wheel_of_another_project_is_not_taken_for_ours(tmp_path):
+    (wheel := tmp_path / "other-1.0-py3-none-any.whl").write_bytes(b"")
+    house = Wheelhouse(tmp_path / "wheels", "3.11", "x86_64", None)
+    with pytest.raises(InputError, match="neither a wheel nor a checkout of proguard-edge"):
+        house.own(wheel)
+
+
 def test_a_stage_for_another_machine_than_it_is_locked_for_is_refused(tmp_path):
     house = Wheelhouse(tmp_path / "wheels", "3.12", "x86_64", None)
     stage = STAGES["export"]
