@@ -66,7 +66,10 @@ def serve(
     try:
         from proguard_edge.serve.run import Listen, run
     except ModuleNotFoundError as error:
-        raise InputError(f"needs {error.name}: pip install 'proguard-edge[serve]'") from None
+        from proguard_edge.environments import make_it
+
+        how = f"{make_it('serve')}, or pip install 'proguard-edge[serve]'"
+        raise InputError(f"needs {error.name}: {how}") from None
     if (certificate is None) != (key is None):
         raise click.UsageError("--certificate and --key go together")
     settings = _settings(host, **options)
