@@ -32,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SCRIPT = "proguard-edge-bundle.pyz"
 # What the script beside the bundle is made of: Python's standard library is all that it needs.
 SCRIPT_MODULES = (
-    *("__init__.py", "errors.py", "running.py", "signature.py", "stages.py"),
+    *("__init__.py", "errors.py", "held.py", "running.py", "signature.py", "stages.py"),
     *(f"bundle/{name}.py" for name in ("__init__", "archive", "verify", "packages", "prefix")),
     *("bundle/install.py", "bundle/script.py"),
 )

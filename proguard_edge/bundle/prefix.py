@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proguard_edge.errors import InputError
+from proguard_edge.held import held
 
 MARKER = ".proguard-edge"
 VERSIONS = "versions"
@@ -36,8 +37,6 @@ def locked(prefix: Path) -> Iterator[None]:
 
     Raises InputError: another install is running, or the folder holds something else.
     """
-    import fcntl
-
     try:
         prefix.mkdir(parents=True, exist_ok=True)
         # A disk of its own holds a folder for what is found on it.
@@ -47,15 +46,14 @@ def locked(prefix: Path) -> Iterator[None]:
                 f"{prefix}: is not empty, and nothing of proguard-edge was installed into it; "
                 "name a new folder as the prefix"
             )
-        file = (prefix / MARKER).open("a")
-        (prefix / VERSIONS).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"{prefix}: {error.strerror or error}") from None
-    with file:
+    with held(prefix / MARKER, f"{prefix}: another install is running"):
+        # Behind the marker: without it the folder would be somebody else's.
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{prefix}: another install is running") from None
+            (prefix / VERSIONS).mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{prefix}: {error.strerror or error}") from None
         yield
 
 

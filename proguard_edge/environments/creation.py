@@ -22,6 +22,7 @@ from proguard_edge.environments.lookup import FOLDER, current, root
 from proguard_edge.environments.own import checkout, write_wheel
 from proguard_edge.environments.record import Environment, Made, write
 from proguard_edge.errors import InputError
+from proguard_edge.held import held
 from proguard_edge.requirements import BUILD, LOCKS
 from proguard_edge.running import own_umask, run, without_indexes
 from proguard_edge.stages import PYTHON, STAGES, Stage
@@ -188,16 +189,10 @@ def _install_own(python: str, plan: Plan) -> None:
 
 @contextmanager
 def _locked(folder: Path, stage: str) -> Iterator[None]:
-    import fcntl
-
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        file = (folder / f".{stage}.lock").open("w")
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror or error}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another `env create {stage}` is running") from None
+    busy = f"{folder}: another `env create {stage}` is running"
+    with held(folder / f".{stage}.lock", busy):
         yield
